@@ -1,0 +1,167 @@
+"""From what a user asks for (`{"label": "balanced", "rpm": 1750}`) to one value per requested row."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lightning_synth.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lightning_synth.requests import KeyedRNG
+
+Condition = str | Mapping[str, Any] | None
+_WORDS = ("empirical", "balanced")
+
+
+def condition_names(schema: Mapping[str, Any] | None, names: Sequence[str] | None = None) -> list[str]:
+    """List the conditions that a schema offers and a generator understands.
+
+    Args:
+        schema: Of the items, or None.
+        names: What the generator understands; ``"*"`` stands for every continuous condition; None for all.
+
+    Returns:
+        ``label`` first if there are classes, then the continuous ones.
+
+    Example:
+        >>> condition_names({"num_classes": 2, "conditions": {"rpm": {}}}, ("label",))
+        ['label']
+    """
+    if schema is None:
+        return []
+    continuous = [*schema.get("conditions", {}), *schema.get("properties", {})]
+    if names is not None and "*" not in names:
+        continuous = [name for name in continuous if name in names]
+    label = ["label"] if schema.get("num_classes", 0) and (names is None or "label" in names) else []
+    return label + continuous
+
+
+def resolve_conditions(
+    index: Tensor,
+    rng: KeyedRNG,
+    condition: Condition,
+    schema: Mapping[str, Any] | None,
+    names: Sequence[str] | None,
+) -> dict[str, Tensor]:
+    """Give every row a value of every condition; a pure function of the row's own index and seed.
+
+    Args:
+        index: int64 (rows,).
+        rng: One seed a row.
+        condition: As `SampleRequests.make`.
+        schema: Of the items, or None to use the given values as they are.
+        names: As `condition_names`.
+
+    Returns:
+        Name to tensor (rows,).
+
+    Raises:
+        ConfigError: If a name is unknown, a length is wrong or a label out of range.
+    """
+    known = condition_names(schema, names)
+    asked = _as_mapping(condition, known)
+    if schema is None:
+        return {name: _given(name, value, len(index)) for name, value in asked.items()}
+    for name in asked:
+        if name not in known:
+            raise ConfigError(f"condition {name!r} is not available here; known: {', '.join(known) or 'none'}")
+    resolved: dict[str, Tensor] = {}
+    if "label" in known:
+        resolved["label"] = _labels(index, rng, asked.get("label", "empirical"), schema)
+    missing = [name for name in known if name != "label" and asked.get(name, "empirical") in _WORDS]
+    if missing:
+        resolved.update(_empirical(rng, missing, resolved.get("label"), schema))
+    for name in known:
+        if name not in resolved:
+            resolved[name] = _given(name, asked[name], len(index))
+            _warn_outside(name, resolved[name], schema)
+    return {name: resolved[name] for name in known}
+
+
+def _as_mapping(condition: Condition, known: Sequence[str]) -> dict[str, Any]:
+    if condition is None:
+        return {}
+    if isinstance(condition, str):
+        if condition not in _WORDS:
+            raise ConfigError(f"condition {condition!r} is neither a dict nor one of {_WORDS}")
+        return dict.fromkeys(known, condition)
+    return {name: value for name, value in condition.items() if value is not None}
+
+
+def _given(name: str, value: Any, n: int) -> Tensor:
+    tensor = torch.as_tensor(value)
+    tensor = tensor.to(torch.int64 if name == "label" else torch.float32)
+    if not bool(torch.isfinite(tensor).all()):
+        raise ConfigError(f"condition {name!r} has non-finite values")
+    if tensor.ndim and tensor.shape != (n,):
+        raise ConfigError(f"condition {name!r} has {tuple(tensor.shape)} values, but {n} rows were asked for")
+    return tensor if tensor.ndim else tensor.expand(n).clone()
+
+
+def _named_label(value: Any, schema: Mapping[str, Any]) -> Any:
+    """Translate class names to numbers."""
+    class_names = [str(name) for name in schema.get("class_names") or ()]
+    one = [value] if isinstance(value, str) else value
+    if isinstance(one, Sequence) and one and all(isinstance(v, str) for v in one):
+        unknown = [v for v in one if v not in class_names]
+        if unknown:
+            raise ConfigError(f"label {unknown[0]!r} is not a class; classes: {class_names}")
+        numbers = [class_names.index(v) for v in one]
+        return numbers[0] if isinstance(value, str) else numbers
+    return value
+
+
+def _labels(index: Tensor, rng: KeyedRNG, value: Any, schema: Mapping[str, Any]) -> Tensor:
+    counts = torch.tensor(schema.get("class_counts") or [1] * schema["num_classes"], dtype=torch.float64)
+    if isinstance(value, str) and value == "balanced":
+        present = counts.nonzero()[:, 0]
+        return present[index % len(present)]
+    if isinstance(value, str) and value == "empirical":
+        edges = counts.cumsum(0) / counts.sum()
+        draw = rng.fork("label").uniform((), step=0).double()
+        return torch.searchsorted(edges, draw, right=True).clamp(max=len(counts) - 1)
+    labels = _given("label", _named_label(value, schema), len(index))
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < schema["num_classes"]:
+        raise ConfigError(
+            f"label {int(labels.min())}..{int(labels.max())} is outside 0..{schema['num_classes'] - 1}, "
+            "the classes of training"
+        )
+    return labels
+
+
+def _empirical(
+    rng: KeyedRNG, names: Sequence[str], label: Tensor | None, schema: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """Draw joint training rows of the continuous conditions, within the label where there is one."""
+    rows = schema.get("condition_rows")
+    draw = rng.fork("continuous").uniform((), step=0)
+    if not rows:
+        stats = {**schema.get("conditions", {}), **schema.get("properties", {})}
+        noise = rng.fork("continuous").normal((len(names),), step=1)
+        return {name: noise[:, i] * stats[name]["std"] + stats[name]["mean"] for i, name in enumerate(names)}
+    if label is None or "label" not in rows:
+        pick = (draw * len(rows[names[0]])).long()
+    else:
+        table = torch.tensor(rows["label"], dtype=torch.int64)
+        order = table.argsort(stable=True)
+        count = torch.bincount(table, minlength=int(schema["num_classes"]))
+        first = count.cumsum(0) - count
+        # A class absent from the table (more classes than rows) borrows the rows of all.
+        size = torch.where(count[label] > 0, count[label], len(table))
+        start = torch.where(count[label] > 0, first[label], 0)
+        pick = order[start + (draw * size).long()]
+    return {name: torch.tensor(rows[name], dtype=torch.float32)[pick] for name in names}
+
+
+def _warn_outside(name: str, value: Tensor, schema: Mapping[str, Any]) -> None:
+    stats = {**schema.get("conditions", {}), **schema.get("properties", {})}.get(name, {})
+    if "min" in stats and len(value) and (value.min() < stats["min"] or value.max() > stats["max"]):
+        warnings.warn(
+            f"condition {name!r} goes outside the training range [{stats['min']:g}, {stats['max']:g}]: extrapolation",
+            stacklevel=4,
+        )

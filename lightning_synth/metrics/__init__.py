@@ -1,0 +1,68 @@
+"""Metrics: plain functions on features (numpy in, numbers out), `torchmetrics.Metric` classes, and their nulls.
+
+Names are imported on first use, so that this package stays light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_CLASSES = (
+    "AlphaPrecision",
+    "ClassifierTwoSample",
+    "DCRShare",
+    "DDPlot",
+    "Diversity",
+    "ExactCopies",
+    "HellingerDistance",
+    "MaximumMeanDiscrepancy",
+    "MembershipInference",
+    "MembershipMetric",
+    "NearDuplicates",
+    "NearestNeighbourRatio",
+    "PRDC",
+    "PairwiseCorrelationDifference",
+    "TwoSampleMetric",
+)
+_FUNCTIONS = {
+    "distances": ("FeatureSpace", "nearest"),
+    "diversity": ("alpha_precision", "dcscore", "diversity_ratios", "prdc", "vendi"),
+    "fidelity": (
+        "classifier_two_sample",
+        "dd_plot_r2",
+        "depth",
+        "gaussian_hellinger",
+        "hellinger",
+        "mmd",
+        "pairwise_correlation_difference",
+    ),
+    "nulls": ("Calibrated", "against_real"),
+    "privacy": (
+        "dcr_share",
+        "exact_copies",
+        "membership_inference",
+        "near_duplicates",
+        "neighbour_distance_ratio",
+        "nndr_tails",
+        "payload_hashes",
+        "tpr_at_fpr",
+    ),
+    "spec": ("MetricSpec",),
+}
+_HOME = {name: "common" for name in _CLASSES} | {name: home for home, names in _FUNCTIONS.items() for name in names}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names on first use (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'lightning_synth.metrics' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"lightning_synth.metrics.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return __all__

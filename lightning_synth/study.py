@@ -1,0 +1,421 @@
+"""Does synthetic data help on this task? Real-only, mixed and synthetic-only training, compared on real test data."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from lightning import LightningDataModule, LightningModule, Trainer
+
+from lightning_synth.datamodules.mixed import MixedDataModule
+from lightning_synth.downstream import get_downstream
+from lightning_synth.downstream.base import scores
+from lightning_synth.errors import ConfigError, LightningSynthError
+from lightning_synth.evaluation import Evaluation, evaluate
+from lightning_synth.generator import FitFreeGenerator, Generator
+from lightning_synth.pool import SyntheticPool
+from lightning_synth.registry import get_generator, get_spec, list_generators
+from lightning_synth.schema import labels
+from lightning_synth.study_result import StudyResult
+
+if TYPE_CHECKING:
+    from lightning_synth.mixing import Policy
+
+DataSource = LightningDataModule | Callable[..., LightningDataModule] | Mapping[str, Any]
+#: Entries of a generator's configuration that are not its hyper-parameters.
+_SPECIAL = ("name", "max_steps", "refine", "sampler")
+POLICIES = ("real", "mixed", "synthetic")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One repetition: a fold, a number of shots, a draw of those shots, and a seed of all training."""
+
+    fold: str
+    shots: int | None
+    draw: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Folder name."""
+        return f"{self.fold}-shots{self.shots or 'all'}-draw{self.draw}-seed{self.seed}"
+
+
+class Study:
+    """Train the same downstream models on real, mixed and synthetic data and report the paired differences.
+
+    The generators see the training split only; every score is taken on the real test split. Each arm of a downstream
+    model gets the same number of optimiser steps and the same settings. Two trivial arms are always there: copies of
+    real items (``bootstrap``) and the classical augmentation of the domain.
+
+    Args:
+        data: A LightningDataModule; or a callable or ``{"class_path": ..., "init_args": ...}`` that makes one, called
+            with ``shots``, ``draw`` and the arguments of the fold.
+        generators: Arm name to hyper-parameters. Further keys: ``name`` (registry name, if the arm is called otherwise),
+            ``max_steps``, ``sampler`` (options of `Generator.sample`), ``refine`` (arm whose samples this one starts from).
+        downstream: Names of `lightning_synth.downstream.get_downstream`, or name to hyper-parameters.
+        policies: Of ``real``, ``mixed``, ``synthetic``.
+        shots: Items per class to train on; None uses all.
+        draws: Random choices of the shots.
+        seeds: Seeds of generators and downstream models, per draw.
+        folds: Name to further arguments of ``data``, e.g. which bearing is tested.
+        ratio: Synthetic share of each mixed batch, or a mixing policy.
+        pool_size: Synthetic items per generator; None takes four per training item, 200 to 2000.
+        condition: Of the pool, as in `Generator.sample`.
+        generator_steps: Optimiser steps of each generator.
+        downstream_steps: Optimiser steps of each downstream network.
+        batch_size: Of downstream networks.
+        evaluation: Score the pools of the first cell against real data, beside their floors.
+        accelerator: Of the Trainers.
+        out: Folder that keeps every finished arm, so that a study killed half-way continues.
+
+    Raises:
+        ConfigError: If names are unknown or the arguments do not fit together.
+
+    Example:
+        >>> from lightning_synth.testing import tiny_datamodule
+        >>> study = Study(tiny_datamodule("timeseries"), {"jitter": {}}, ("random_forest",), evaluation=False)
+        >>> sorted(study.arms)
+        ['bootstrap', 'jitter', 'tsaug']
+    """
+
+    def __init__(
+        self,
+        data: DataSource,
+        generators: Mapping[str, Mapping[str, Any] | None],
+        downstream: Sequence[str] | Mapping[str, Mapping[str, Any]] = ("random_forest",),
+        policies: Sequence[str] = POLICIES,
+        shots: Sequence[int] | None = None,
+        draws: int = 1,
+        seeds: int = 1,
+        folds: Mapping[str, Mapping[str, Any]] | None = None,
+        ratio: float | Policy = 0.5,
+        pool_size: int | None = None,
+        condition: str | Mapping[str, Any] = "balanced",
+        generator_steps: int = 500,
+        downstream_steps: int = 300,
+        batch_size: int = 64,
+        evaluation: bool = True,
+        accelerator: str = "auto",
+        out: str | Path | None = None,
+    ) -> None:
+        self.source = data
+        self.downstream = {name: {} for name in downstream} if not isinstance(downstream, Mapping) else dict(downstream)
+        self.policies, self.shots = tuple(policies), tuple(shots) if shots else (None,)
+        self.draws, self.seeds = draws, seeds
+        self.folds = dict(folds) if folds else {"all": {}}
+        self.ratio, self.pool_size, self.condition = ratio, pool_size, condition
+        self.generator_steps, self.downstream_steps, self.batch_size = generator_steps, downstream_steps, batch_size
+        self.evaluation, self.accelerator = evaluation, accelerator
+        self.out = Path(out) if out is not None else None
+        self._check_arguments()
+        self._first = self.build_data(next(self.cells()))
+        self.arms = self._with_baselines({name: dict(config or {}) for name, config in generators.items()})
+        self._check_arms()
+
+    # ------------------------------------------------------------------ set-up
+
+    def _check_arguments(self) -> None:
+        unknown = [policy for policy in self.policies if policy not in POLICIES]
+        if unknown or "real" not in self.policies:
+            raise ConfigError(f"policies must hold 'real' and may hold 'mixed' and 'synthetic', got {list(self.policies)}")
+        for name, value in (("draws", self.draws), ("seeds", self.seeds), ("downstream_steps", self.downstream_steps)):
+            if value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
+        for name in self.downstream:
+            get_downstream(name)
+        if isinstance(self.source, LightningDataModule) and (self.shots != (None,) or self.folds != {"all": {}}):
+            raise ConfigError("shots and folds need data as a callable or class_path, so that it can be made anew for each")
+
+    def _with_baselines(self, arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Add the arms that no comparison may leave out."""
+        domain = self._first.schema["domain"]
+        used = {config.get("name", name) for name, config in arms.items()}
+        always = [name for name in list_generators(domain, available=True) if get_spec(name).baseline]
+        return {**{name: {} for name in always if name not in used}, **arms}
+
+    def _check_arms(self) -> None:
+        domain = self._first.schema["domain"]
+        for arm, config in self.arms.items():
+            spec = get_spec(config.get("name", arm))
+            if not spec.covers(domain):
+                raise ConfigError(f"generator {spec.name!r} makes {spec.domain} items, but the data is {domain}")
+            if "refine" in config and config["refine"] not in self.arms:
+                raise ConfigError(f"arm {arm!r} refines {config['refine']!r}, which is no arm; arms: {', '.join(self.arms)}")
+        if labels(self._first.train_items(), self._first.schema) is None:
+            raise ConfigError("the items carry no class label; this study compares classifiers")
+
+    def cells(self) -> Iterator[Cell]:
+        """Yield every repetition, in a fixed order."""
+        for fold, shots, draw, seed in product(self.folds, self.shots, range(self.draws), range(self.seeds)):
+            yield Cell(fold, shots, draw, seed)
+
+    def build_data(self, cell: Cell) -> Any:
+        """Make the DataModule of a cell.
+
+        Args:
+            cell: Which fold, shots and draw.
+        """
+        if isinstance(self.source, LightningDataModule):
+            return self.source
+        changes = dict(self.folds[cell.fold])
+        if cell.shots is not None:
+            changes.update(shots=cell.shots, draw=cell.draw)
+        if isinstance(self.source, Mapping):
+            module, _, name = str(self.source["class_path"]).rpartition(".")
+            factory = getattr(importlib.import_module(module), name)
+            return factory(**{**self.source.get("init_args", {}), **changes})
+        return self.source(**changes)
+
+    def is_baseline(self, arm: str) -> bool:
+        """Whether an arm is one of the trivial ones.
+
+        Args:
+            arm: Its name.
+        """
+        return get_spec(self.arms[arm].get("name", arm)).baseline
+
+    def config(self) -> dict[str, Any]:
+        """Return the settings that determine the numbers, as plain values."""
+        source = self.source if isinstance(self.source, Mapping) else {"class_path": _name_of(self.source)}
+        keys = (
+            "downstream policies shots draws seeds folds pool_size condition generator_steps downstream_steps batch_size"
+        ).split()
+        plain = {"data": source, "generators": self.arms, "ratio": self.ratio, **{key: getattr(self, key) for key in keys}}
+        return dict(json.loads(json.dumps(plain, default=repr)))
+
+    # ------------------------------------------------------------------ running
+
+    def run(self, progress: bool = True) -> StudyResult:
+        """Run every arm that is not finished yet.
+
+        Args:
+            progress: Show a bar.
+
+        Returns:
+            The result, with ``.verdict``, ``.table`` and ``.report(folder)``.
+
+        Raises:
+            ConfigError: If ``out`` holds another study.
+        """
+        from tqdm.auto import tqdm
+
+        self._claim_folder()
+        started = time.perf_counter()
+        cells = list(self.cells())
+        per_cell = len(self.downstream) * (1 + len(self.arms) * (len(self.policies) - 1))
+        records: list[dict[str, Any]] = []
+        examples: dict[str, Any] = {}
+        evaluations: dict[str, Evaluation] = {}
+        with tqdm(total=len(cells) * per_cell, disable=not progress, desc="study", unit="arm") as bar, _quiet():
+            for i, cell in enumerate(cells):
+                run = _CellRun(self, cell, bar)
+                records += run.all_records()
+                if i == 0:
+                    examples, evaluations = run.examples(), run.evaluations() if self.evaluation else {}
+        baselines = {arm for arm in self.arms if self.is_baseline(arm)}
+        return StudyResult(
+            records, baselines, self.config(), examples, evaluations, seconds=time.perf_counter() - started
+        )
+
+    def _claim_folder(self) -> None:
+        if self.out is None:
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        path, config = self.out / "study.json", self.config()
+        if path.exists() and json.loads(path.read_text()) != config:
+            raise ConfigError(f"{self.out} holds a study with other settings; give another out folder, or delete it")
+        path.write_text(json.dumps(config, indent=1))
+
+
+class _CellRun:
+    """All arms of one cell; generators are trained when the first arm that needs them runs."""
+
+    def __init__(self, study: Study, cell: Cell, bar: Any) -> None:
+        self.study, self.cell, self.bar = study, cell, bar
+        self.data = study.build_data(cell)
+        self.pools: dict[str, SyntheticPool] = {}
+        self.fit_seconds: dict[str, float] = {}
+
+    def all_records(self) -> list[dict[str, Any]]:
+        jobs = [("real", "real", name) for name in self.study.downstream]
+        jobs += [
+            (arm, policy, name)
+            for arm in self.study.arms
+            for policy in self.study.policies
+            if policy != "real"
+            for name in self.study.downstream
+        ]
+        return [self._record(*job) for job in jobs]
+
+    def _record(self, arm: str, policy: str, downstream: str) -> dict[str, Any]:
+        self.bar.set_postfix_str(f"{self.cell.name} {arm} {policy} {downstream}")
+        path = None
+        if self.study.out is not None:
+            path = self.study.out / "cells" / self.cell.name / f"{arm}.{policy}.{downstream}.json"
+        if path is not None and path.exists():
+            record: dict[str, Any] = json.loads(path.read_text())
+        else:
+            record = self._score(arm, policy, downstream)
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                temporary = path.with_suffix(".tmp")
+                temporary.write_text(json.dumps(record))
+                temporary.replace(path)
+        self.bar.update()
+        return record
+
+    def _score(self, arm: str, policy: str, downstream: str) -> dict[str, Any]:
+        pool = None if policy == "real" else self._pool(arm)
+        started = time.perf_counter()
+        model = self._train(downstream, policy, pool)
+        seconds = time.perf_counter() - started
+        test = self.data.test_items()
+        truth = labels(test, self.data.schema)
+        assert truth is not None
+        predicted = np.asarray(model.predict(test))
+        return {
+            **{"fold": self.cell.fold, "shots": self.cell.shots, "draw": self.cell.draw, "seed": self.cell.seed},
+            **{"arm": arm, "policy": policy, "downstream": downstream},
+            **scores(truth, predicted, int(self.data.schema["num_classes"])),
+            **{"seconds": seconds, "generator_seconds": self.fit_seconds.get(arm, 0.0)},
+        }
+
+    def _train(self, downstream: str, policy: str, pool: SyntheticPool | None) -> Any:
+        """Train one downstream model; every arm gets the same steps and settings."""
+        study, schema = self.study, self.data.schema
+        model = get_downstream(downstream)(schema=schema, **study.downstream[downstream])
+        if not isinstance(model, LightningModule):
+            items, weight = self._all_items(policy, pool)
+            return model.fit(items, weight=weight, seed=self.cell.seed)
+        ratio, mode = (1.0, "replace") if policy == "synthetic" else (study.ratio, "append")
+        mixed = MixedDataModule(
+            self.data, pool, ratio=ratio, mode=mode, batch_size=study.batch_size, seed=self.cell.seed
+        )
+        model = get_downstream(downstream)(schema=schema, seed=self.cell.seed, **study.downstream[downstream])
+        trainer = _trainer(study.downstream_steps, study.accelerator)
+        trainer.fit(model, train_dataloaders=mixed.train_dataloader())
+        return model.eval()
+
+    def _all_items(self, policy: str, pool: SyntheticPool | None) -> tuple[list[Any], np.ndarray]:
+        """Items and weights for models that take all at once: the synthetic weight is capped at the real weight."""
+        real = [] if policy == "synthetic" else list(self.data.train_items())
+        synthetic = [] if pool is None else list(pool.items())
+        cap = min(1.0, len(real) / len(synthetic)) if real and synthetic else 1.0
+        return [*real, *synthetic], np.array([1.0] * len(real) + [cap] * len(synthetic))
+
+    # -------------------------------------------------------------- generators
+
+    def _pool(self, arm: str) -> SyntheticPool:
+        if arm not in self.pools:
+            started = time.perf_counter()
+            self.pools[arm] = self._sample(arm, self._fit(arm))
+            self.fit_seconds[arm] = time.perf_counter() - started
+        return self.pools[arm]
+
+    def _fit(self, arm: str) -> Generator:
+        config = self.study.arms[arm]
+        hparams = {key: value for key, value in config.items() if key not in _SPECIAL}
+        generator = get_generator(config.get("name", arm))(**{"seed": self.cell.seed, **hparams})
+        if isinstance(generator, FitFreeGenerator):
+            return generator.fit_on(self.data.train_items(), self.data.schema)
+        _trainer(config.get("max_steps", self.study.generator_steps), self.study.accelerator).fit(generator, self.data)
+        return generator
+
+    def _sample(self, arm: str, generator: Generator) -> SyntheticPool:
+        study, config = self.study, self.study.arms[arm]
+        size = study.pool_size or int(np.clip(4 * len(self.data.train_items()), 200, 2000))
+        options = dict(config.get("sampler", {}))
+        requests = generator.make_requests(size, study.condition, self.cell.seed)
+        if "refine" in config:
+            # The same rows of the other arm: row i of this pool starts from row i of that one.
+            options["init"] = _first_tensor(self._pool(config["refine"]))
+        try:
+            samples = generator.sample(requests, **options)
+        except LightningSynthError as error:
+            raise type(error)(f"arm {arm!r}, {self.cell.name}: {error}") from error
+        return SyntheticPool.from_samples(samples.to("cpu"), generator=generator)
+
+    def examples(self) -> dict[str, Any]:
+        """Return real training items and some synthetic ones of each arm, for pictures."""
+        real = list(self.data.train_items())
+        return {
+            "schema": self.data.schema,
+            "real": real[: 16 * 64],
+            **{arm: list(pool.items())[: 16 * 64] for arm, pool in self._all_pools().items()},
+        }
+
+    def evaluations(self) -> dict[str, Evaluation]:
+        """Score each pool beside its floors."""
+        done = {}
+        for arm, pool in self._all_pools().items():
+            self.bar.set_postfix_str(f"{self.cell.name} evaluating {arm}")
+            done[arm] = evaluate(pool, self.data, seed=self.cell.seed)
+        return done
+
+    def _all_pools(self) -> dict[str, SyntheticPool]:
+        return {arm: self._pool(arm) for arm in self.study.arms} if len(self.study.policies) > 1 else {}
+
+
+def _first_tensor(pool: SyntheticPool) -> torch.Tensor:
+    return torch.stack([item["x"] for item in pool.items()])
+
+
+def _name_of(source: Any) -> str:
+    cls = source if isinstance(source, type) else type(source)
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _trainer(max_steps: int, accelerator: str) -> Trainer:
+    return Trainer(
+        max_steps=max_steps,
+        max_epochs=-1,
+        accelerator=accelerator,
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Lightning's per-Trainer messages: a study makes hundreds of Trainers."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning.*")
+            warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")
+            warnings.filterwarnings("ignore", message=".*is larger than the .* training items.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """Return a short name of a configuration.
+
+    Args:
+        config: Plain values.
+    """
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,593 @@
+"""FaultDiffusion: a diffusion model of normal windows, frozen, plus adapters that learn what a fault changes.
+
+Xu et al., "FaultDiffusion: Few-Shot Fault Time Series Generation with Diffusion Model" (2025, arXiv 2511.15174).
+The paper has no public code; what it leaves open (attention window, loss weights, shots) is decided and named here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from lightning_synth.diffusion import KEEP
+from lightning_synth.errors import CheckpointError, ConfigError
+from lightning_synth.plugins.timeseries.diffusion_ts import (
+    AdaLayerNorm,
+    Attention,
+    ConditionEmbedding,
+    Difference,
+    DiffusionTS,
+    sinusoidal,
+    warm_cosine,
+)
+from lightning_synth.requests import KeyedRNG, SampleRequests
+
+DIVERSITY = ("paper", "hinge", "ratio")
+STAGES = ("both", "pretrain", "adapt")
+Rows = dict[str, Tensor]
+#: Keys beside the fields of an item: the number of a shot's exemplar, and whether that is the shot itself.
+_CURVE, _ITSELF = "exemplar_number", "exemplar_is_itself"
+_BANK_BYTES = 1 << 28
+
+
+def band(tokens: int, window: int) -> Tensor:
+    """Return the mask of sliding-window attention: True where ``|i - j| <= window // 2``, (tokens, tokens).
+
+    Example:
+        >>> band(4, 3).int()
+        tensor([[1, 1, 0, 0],
+                [1, 1, 1, 0],
+                [0, 1, 1, 1],
+                [0, 0, 1, 1]], dtype=torch.int32)
+    """
+    position = torch.arange(tokens)
+    return (position[:, None] - position).abs() <= window // 2
+
+
+def diversity_term(s1: Tensor, s2: Tensor, z1: Tensor, z2: Tensor, kind: str, margin: float = 1.0) -> Tensor:
+    """Return the diversity loss of pairs of predictions, to be ADDED to the loss with a positive weight.
+
+    ``"paper"`` is the printed formula, L = ... + weight * |s1 - s2|^2. Minimising it pulls the predictions together:
+    with that sign diversity SHRINKS, against the paper's own text. ``"hinge"`` is -min(|s1 - s2|^2, margin):
+    predictions move apart up to the margin, and no further. ``"ratio"`` is -|s1 - s2| / |z1 - z2| (mode seeking, Mao et
+    al. 2019).
+
+    Args:
+        s1: Predictions, (pairs, ...).
+        s2: Predictions from another noise, same shape.
+        z1: The noised inputs of ``s1``.
+        z2: The noised inputs of ``s2``.
+        kind: ``"paper"``, ``"hinge"`` or ``"ratio"``.
+        margin: Of the hinge, as a mean square over a window (standardised units).
+
+    Returns:
+        Scalar.
+
+    Example:
+        >>> one, zero = torch.ones(1, 2), torch.zeros(1, 2)
+        >>> [float(diversity_term(2 * one, zero, one, zero, kind)) for kind in DIVERSITY]
+        [4.0, -1.0, -2.0]
+    """
+    if kind == "ratio":
+        apart, inputs = (s1 - s2).abs().flatten(1).mean(1), (z1 - z2).abs().flatten(1).mean(1)
+        return -(apart / (inputs + 1e-3)).mean()
+    distance = (s1 - s2).square().flatten(1).mean(1)
+    return distance.mean() if kind == "paper" else -distance.clamp(max=margin).mean()
+
+
+class DifferenceAdapter(nn.Module):
+    """One layer of the positive-negative difference adapter: sliding-window attention that starts as zero.
+
+    Args:
+        dim: Features of a token.
+        heads: Attention heads.
+        tokens: Number of tokens.
+        window: Tokens that a token sees, itself in the middle.
+    """
+
+    mask: Tensor
+
+    def __init__(self, dim: int, heads: int, tokens: int, window: int) -> None:
+        super().__init__()
+        self.norm, self.attention = AdaLayerNorm(dim), Attention(dim, heads, zero_init=True)
+        self.register_buffer("mask", band(tokens, window), persistent=False)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Map tokens (batch, tokens, dim) and an embedding (batch, dim) to a difference of the tokens' shape."""
+        h = self.norm(x, embedding)
+        out: Tensor = self.attention(h, h, self.mask)
+        return out
+
+
+class Exemplars(nn.Module):
+    """The shots of each class as differences from the mean normal window; sized when they are collected.
+
+    Args:
+        channels: Channels of a window.
+        length: Steps of a window.
+        classes: Number of classes.
+    """
+
+    curves: Tensor
+    first: Tensor
+    count: Tensor
+
+    def __init__(self, channels: int, length: int, classes: int) -> None:
+        super().__init__()
+        self.register_buffer("curves", torch.zeros(1, channels, length))
+        self.register_buffer("first", torch.zeros(max(1, classes), dtype=torch.int64))
+        self.register_buffer("count", torch.zeros(max(1, classes), dtype=torch.int64))
+
+    def fill(self, curves: Tensor, label: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+        """Keep every shot of a class with at most ``limit`` of them, the mean window of a larger class.
+
+        Args:
+            curves: (shots, channels, length), differences from normal.
+            label: int64 (shots,).
+            limit: Most exemplars of a class.
+
+        Returns:
+            For each shot the number of its curve, int64, and whether that curve is the shot itself, bool.
+        """
+        kept, number, itself = [torch.zeros_like(curves[:1])], torch.zeros_like(label), torch.zeros_like(label).bool()
+        for c in label.unique().tolist():
+            rows = (label == c).nonzero()[:, 0]
+            few = len(rows) <= limit
+            own = curves[rows] if few else curves[rows].mean(0, keepdim=True)
+            self.first[c], self.count[c] = sum(map(len, kept)), len(own)
+            number[rows] = self.first[c].to(label.device) + (torch.arange(len(rows), device=label.device) if few else 0)
+            itself[rows] = few
+            kept.append(own)
+        self.curves = torch.cat(kept).to(self.curves)
+        return number, itself
+
+    def pick(self, label: Tensor, u: Tensor) -> Tensor:
+        """Return one curve a row, (rows, channels, length), by ``u`` in [0, 1); zero for classes without shots."""
+        number = self.first[label] + (u * self.count[label]).long().clamp(max=(self.count[label] - 1).clamp(min=0))
+        return self.curves[torch.where(self.count[label] > 0, number, 0)]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        saved = state_dict.get(prefix + "curves")
+        if saved is not None and saved.shape[1:] == self.curves.shape[1:]:
+            self.curves = saved.new_zeros(saved.shape).to(self.curves.device)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class FaultDiffusion(DiffusionTS):
+    """Few-shot fault windows as normal windows plus a learned difference (Xu et al. 2025, arXiv 2511.15174).
+
+    Stage 1 trains the backbone (Diffusion-TS) on normal windows. Stage 2 freezes it, bit for bit, and trains only the
+    difference: zero-initialised sliding-window attention after every decoder block, each fed with the backbone's tokens
+    plus the sum of the earlier adapters' outputs, conditioned on class and continuous conditions. Both stages run in
+    one ``Trainer.fit``; the normal class is ``schema["normal_class"]``, else the largest one. Without labels every
+    window is normal, and the adapters adapt on all of them. Sampling the normal class is the backbone alone.
+
+    Two additions make it work from one shot on; ``exemplars=0, vicinity=0`` is the paper's model:
+
+    * Exemplars. With few shots the large part of a fault is a shift of level and shape that a frozen network cannot
+      express in some hundred steps. The shots, as differences from the mean normal window, are therefore kept: row by
+      row one of them, A, is subtracted from the noised input and added to the prediction, x0 = A + f(x_t - sqrt(abar)
+      A), through a zero-initialised gate per channel, while f is the frozen backbone with its adapters.
+    * Vicinity. A shot is one draw of difference + normal fluctuation. In training, fresh fluctuation (a normal window
+      minus the normal mean, times a random factor around ``vicinity``) is added to it, so that the model learns the
+      difference and not the one fluctuation it came with.
+
+    A checkpoint holds the exemplars, that is, up to ``exemplars`` real windows of each class.
+
+    ``guidance_scale`` w extrapolates from normal to fault: w > 1 exaggerates the fault, 0 < w < 1 makes it incipient.
+    To refine simulated windows, ``sample(n, init=windows, strength=0.5, condition={"label": ...})``: the start is the
+    noised window, and the adapters alone (no exemplar) pull it towards the class.
+
+    Args:
+        stage: ``"both"``, ``"pretrain"`` (backbone only) or ``"adapt"`` (adapters only).
+        stage_fraction: Share of the Trainer's budget that stage 1 gets.
+        pretrained: Checkpoint of a `DiffusionTS` or `FaultDiffusion` of the same sizes, whose backbone and scaling
+            replace stage 1.
+        window: Tokens seen by the adapters' attention; None: 7, and a sixteenth of the tokens where that is more.
+        diversity: ``"hinge"``, ``"ratio"`` or ``"paper"``; see `diversity_term`: the printed sign shrinks diversity.
+        diversity_weight: Weight of that term; 0 switches it off.
+        diversity_margin: Of the hinge.
+        exemplars: Most shots of a class that are kept as exemplars; a larger class has its mean window; 0: none.
+        exemplar_dropout: Share of stage 2 in which the exemplar is hidden, so that the adapters alone know the class
+            too.
+        vicinity: Mean factor of the fresh fluctuation; it varies by half of itself on either side.
+        adapter_lr: Peak learning rate of stage 2; gates learn 10 times faster.
+        bank_size: Most training windows kept in memory for stage 1 and for stage 2.
+        lr: Peak learning rate of stage 1.
+        **kwargs: For `DiffusionTS`.
+
+    Shapes:
+        batch["x"]: (batch, channels, length) float32, raw units; ``y`` (batch,) int64; conditions (batch,).
+
+    Example:
+        >>> from lightning_synth.testing import tiny_series_schema
+        >>> model = FaultDiffusion(schema=tiny_series_schema(channels=2, length=24, num_classes=3), d_model=8, heads=2)
+        >>> len(model.adapters)
+        2
+    """
+
+    adapting: Tensor
+
+    def __init__(
+        self,
+        *,
+        stage: str = "both",
+        stage_fraction: float = 0.6,
+        pretrained: str | None = None,
+        window: int | None = None,
+        diversity: str = "hinge",
+        diversity_weight: float = 0.01,
+        diversity_margin: float = 1.0,
+        exemplars: int = 32,
+        exemplar_dropout: float = 0.25,
+        vicinity: float = 1.0,
+        adapter_lr: float = 2e-3,
+        bank_size: int = 4096,
+        lr: float = 2e-3,
+        **kwargs: Any,
+    ) -> None:
+        if stage not in STAGES or diversity not in DIVERSITY:
+            raise ConfigError(f"stage {stage!r} must be one of {STAGES}, diversity {diversity!r} one of {DIVERSITY}")
+        if not 0 < stage_fraction < 1:
+            raise ConfigError(
+                f"stage_fraction must be inside (0, 1), got {stage_fraction}; use stage= for one stage alone"
+            )
+        super().__init__(
+            stage=stage,
+            stage_fraction=stage_fraction,
+            pretrained=pretrained,
+            window=window,
+            diversity=diversity,
+            diversity_weight=diversity_weight,
+            diversity_margin=diversity_margin,
+            exemplars=exemplars,
+            exemplar_dropout=exemplar_dropout,
+            vicinity=vicinity,
+            adapter_lr=adapter_lr,
+            bank_size=bank_size,
+            lr=lr,
+            **kwargs,
+        )
+
+    # Networks ------------------------------------------------------------------------------------------------------
+
+    def build(self, schema: dict[str, Any]) -> None:
+        """Make backbone, adapters, gates and the store of exemplars."""
+        self._build_backbone(schema, label=False)
+        p, tokens, dim = self.hparams, self.backbone.tokens, self.backbone.dim
+        window = int(p["window"] or max(7, tokens // 16 | 1))
+        self.adapters = nn.ModuleList(
+            DifferenceAdapter(dim, int(p["heads"]), tokens, window) for _ in range(int(p["decoder_layers"]))
+        )
+        self.fault_condition = ConditionEmbedding(schema, dim)
+        self.exemplar_embedding = nn.Parameter(torch.zeros(dim))
+        self.gate = nn.Parameter(torch.zeros(self.channels, 1))
+        classes = int(schema.get("num_classes") or 0)
+        self.exemplars = Exemplars(self.channels, self.length, classes)
+        self.normal_class = _normal_class(schema)
+        self.register_buffer("adapting", torch.zeros((), dtype=torch.bool))
+        self._normals: Rows = {}
+        self._shots: Rows = {}
+        super(DiffusionTS, self).build(schema)
+
+    def denoise(self, x_t: Tensor, t: Tensor, condition: dict[str, Tensor]) -> Tensor:
+        """Predict by the backbone, and for faults by backbone, adapters and exemplar."""
+        rows = len(x_t)
+        # keep=False means "normal" here: it switches the difference off and never hides rpm or load from the backbone.
+        embedding = sinusoidal(t, self.backbone.dim) + self.condition({**condition, KEEP: torch.ones_like(t)}, rows)
+        is_fault = self._is_fault(condition, rows)
+        if not bool(is_fault.any()):
+            plain: Tensor = self.backbone(x_t, embedding)
+            return plain
+        curve = condition.get("exemplar")
+        shift = torch.zeros_like(x_t) if curve is None else self.gate * curve * is_fault[:, None, None]
+        signal = self.schedule.signal[t][:, None, None]
+        prediction = self.backbone(x_t - signal.sqrt() * shift, embedding, self._difference(t, condition, is_fault))
+        if self.hparams["target"] == "x0":
+            return prediction + shift
+        # noise is the same for x0 and x0 - shift; v = sqrt(abar) noise - sqrt(1 - abar) x0
+        return prediction if self.hparams["target"] == "noise" else prediction - (1 - signal).sqrt() * shift
+
+    def _is_fault(self, condition: Mapping[str, Tensor], rows: int) -> Tensor:
+        """Rows for which the difference is switched on, bool (rows,)."""
+        label, keep = condition.get("label"), condition.get(KEEP)
+        on = torch.ones(rows, dtype=torch.bool, device=self.gate.device)
+        if label is not None and self.normal_class is not None:
+            on = label != self.normal_class
+        return on if keep is None else on & keep
+
+    def _difference(self, t: Tensor, condition: Mapping[str, Tensor], is_fault: Tensor) -> Difference:
+        """Adapters with accumulation: layer k sees the backbone's tokens plus the sum of all earlier adapter outputs."""
+        embedding = sinusoidal(t, self.backbone.dim) + self.fault_condition(condition, len(t))
+        if "exemplar" in condition:
+            given = condition["exemplar"].flatten(1).any(1)
+            embedding = embedding + given[:, None] * self.exemplar_embedding
+        outputs: list[Tensor] = []
+
+        def layer(i: int, tokens: Tensor) -> Tensor:
+            out: Tensor = self.adapters[i](tokens + sum(outputs), embedding) * is_fault[:, None, None]
+            outputs.append(out)
+            return out
+
+        return layer
+
+    # Training ------------------------------------------------------------------------------------------------------
+
+    def on_train_start(self) -> None:
+        """Keep normal windows and shots at hand, scale by the normal windows, load a pretrained backbone."""
+        super().on_train_start()
+        trainer = self.trainer
+        if self.hparams["stage"] == "both" and trainer.max_steps == -1 and trainer.max_epochs == -1:
+            raise ConfigError("FaultDiffusion divides the Trainer's budget into stages: set max_steps or max_epochs")
+        self._collect()
+        if bool(self.adapting):
+            self._keep_exemplars()
+        elif self.hparams["pretrained"]:
+            self._load_backbone(str(self.hparams["pretrained"]))
+        elif self._normals:
+            self._scale_by(self._normals)
+
+    def _collect(self) -> None:
+        """Put up to ``bank_size`` normal windows and as many shots of the training split on the device."""
+        from lightning_synth.schema import collate, labels
+
+        items, schema = self.training_items(), self.schema
+        assert schema is not None
+        y = labels(items, schema)
+        fault = torch.zeros(len(items), dtype=torch.bool)
+        if y is not None and self.normal_class is not None:
+            fault = torch.from_numpy(y != self.normal_class)
+        limit = min(int(self.hparams["bank_size"]), max(1, _BANK_BYTES // (4 * self.channels * self.length)))
+        for name, chosen in (("_normals", ~fault), ("_shots", fault)):
+            rows = _spread(chosen.nonzero()[:, 0], limit).tolist()
+            batch = collate([items[i] for i in rows], schema) if rows else {}
+            setattr(
+                self, name, {key: value.to(self.device) for key, value in batch.items() if isinstance(value, Tensor)}
+            )
+
+    def _scale_by(self, rows: Rows) -> None:
+        """Standardise by the normal windows: next to large faults, normal fluctuation would be tiny in pooled units."""
+        x = rows["x"].double()
+        mask = rows["mask"][:, None].double() if "mask" in rows else torch.ones_like(x[:, :1])
+        count = mask.sum((0, 2)).clamp(min=1)
+        mean = (x * mask).sum((0, 2)) / count
+        std = ((x - mean[:, None]).square() * mask).sum((0, 2)).div(count).sqrt()
+        pooled = self.scaler.std[:, 0].double()
+        self.scaler.mean.copy_(mean[:, None])
+        # A channel that hardly moves in normal operation keeps a share of the pooled scale.
+        self.scaler.std.copy_(torch.maximum(std, 0.02 * pooled)[:, None])
+
+    def _load_backbone(self, path: str) -> None:
+        """Copy backbone (its averaged weights where there are any), scaling and range from a checkpoint."""
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Tensor] = checkpoint["state_dict"]
+        averaged = int(state.get("average.updates", torch.zeros(()))) > 0
+        own = dict(self.named_parameters())
+        for name in (name for name in own if name.startswith("backbone.")):
+            saved = state.get(f"average.{name.replace('.', '/')}" if averaged else name)
+            if saved is None or saved.shape != own[name].shape:
+                shape = None if saved is None else tuple(saved.shape)
+                raise CheckpointError(
+                    f"{path}: {name} has shape {shape}, expected {tuple(own[name].shape)}; use the d_model, layers, patch_size, "
+                    "channels and length that the checkpoint was trained with"
+                )
+            own[name].data.copy_(saved)
+        for name in ("scaler.mean", "scaler.std", "range.low", "range.high"):
+            self.get_buffer(name).copy_(state[name])
+        self.average.reset(own)
+
+    @property
+    def is_adapting(self) -> bool:
+        """Whether the present training step belongs to stage 2."""
+        if self.hparams["stage"] != "both":
+            return bool(self.hparams["stage"] == "adapt")
+        return bool(self.hparams["pretrained"]) or self.progress >= float(self.hparams["stage_fraction"])
+
+    def losses(self, batch: Rows, rng: KeyedRNG) -> dict[str, Tensor]:
+        """Denoise normal windows (stage 1) or shots (stage 2), always in batches of full size."""
+        if not self.training:
+            z, condition = self.encode(batch)
+            on = torch.ones(len(z), dtype=torch.bool, device=z.device)
+            return self.noised_loss(
+                z, {**condition, **self._exemplar_of(condition, rng, (len(z),)), KEEP: on}, batch, rng
+            )
+        adapting = self.is_adapting or bool(self.adapting)
+        if adapting and not bool(self.adapting):
+            self._begin_adapting()
+        with _resting(self._frozen(adapting)) as resting:
+            losses = self._adapter_losses(batch, rng) if adapting else self._pretrain_losses(batch, rng)
+        if self._trainer is not None and self.trainer.world_size > 1:
+            # Plain ddp waits for a gradient of every parameter; `on_before_optimizer_step` drops these again.
+            losses["loss"] = losses["loss"] + 0.0 * torch.stack([p.flatten()[0] for p in resting]).sum()
+        return losses
+
+    def _frozen(self, adapting: bool) -> list[nn.Parameter]:
+        """Parameters that rest in a stage: the backbone in stage 2, everything else in stage 1."""
+        backbone = [*self.backbone.parameters(), *self.condition.parameters()]
+        known = {id(p) for p in backbone}
+        return backbone if adapting else [p for p in self.parameters() if id(p) not in known]
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Drop the gradients of resting parameters: with none at all, neither Adam's momentum nor decay moves them."""
+        for parameter in self._frozen(bool(self.adapting)):
+            parameter.grad = None
+        super().on_before_optimizer_step(optimizer)
+
+    def _begin_adapting(self) -> None:
+        """Continue from the averaged backbone, and keep the shots."""
+        parameters = dict(self.named_parameters())
+        if self.hparams["ema_decay"] > 0 and int(self.average.updates) > 0:
+            self.average.commit(parameters)
+        self.average.reset(parameters)
+        self.adapting.fill_(True)
+        self._keep_exemplars()
+
+    def _keep_exemplars(self) -> None:
+        if not self._shots:
+            return
+        z, rows = self.standardise(self._shots), len(self._shots["x"])
+        self.range.observe(z)
+        number = torch.zeros(rows, dtype=torch.int64, device=z.device)
+        itself = torch.ones_like(number).bool()
+        if int(self.hparams["exemplars"]):
+            number, itself = self.exemplars.fill(z, self._shots["y"], int(self.hparams["exemplars"]))
+        self._shots = {**self._shots, _CURVE: number, _ITSELF: itself}
+
+    def _pretrain_losses(self, batch: Rows, rng: KeyedRNG) -> dict[str, Tensor]:
+        """Denoise the normal rows of the batch, filled up with others to its size."""
+        wanted = len(batch["x"])
+        rows = (
+            _taken(batch, batch["y"] == self.normal_class) if "y" in batch and self.normal_class is not None else batch
+        )
+        missing = wanted - len(rows["x"])
+        if missing and self._normals:
+            index = rng.fork("normal").integers(len(self._normals["x"]), (missing,)).to(self.device)
+            rows = _joined(rows, _taken(self._normals, index))
+        z, condition = self.encode(rows if len(rows["x"]) else batch)
+        condition.pop("label", None)
+        # Seen from stage 2 these are rows whose difference is switched off.
+        off = torch.zeros(len(z), dtype=torch.bool, device=z.device)
+        return self.noised_loss(z, {**condition, KEEP: off}, rows if len(rows["x"]) else batch, rng)
+
+    def _adapter_losses(self, batch: Rows, rng: KeyedRNG) -> dict[str, Tensor]:
+        """Denoise shots in pairs: one window at one noise level under two noises, for the diversity term."""
+        rows = self._shot_batch(batch, rng)
+        z, condition = self.encode(rows)
+        half = len(z)
+        z = z + self._fluctuation(rows, z, rng)
+        extra = self._exemplar_of(condition, rng, (half,), rows.get(_CURVE))
+        t = rng.integers(len(self.schedule), (half,)).to(z.device)
+        twice = {name: torch.cat([value, value]) for name, value in {**condition, **extra, "z": z, "t": t}.items()}
+        z, t = twice.pop("z"), twice.pop("t")
+        noise = rng.normal(z.shape).to(z.device)
+        x_t = self.schedule.add_noise(z, t, noise)
+        prediction = self.denoise(x_t, t, {**twice, KEEP: torch.ones_like(t, dtype=torch.bool)})
+        wanted = self.schedule.target_of(z, noise, t, self.hparams["target"])
+        losses = self.diffusion_loss(prediction, wanted, t, {k: torch.cat([v, v]) for k, v in rows.items()})
+        weight = float(self.hparams["diversity_weight"])
+        if not weight:
+            return losses
+        clean = self.schedule.x0_of(prediction, x_t, t, self.hparams["target"])
+        term = diversity_term(
+            clean[:half],
+            clean[half:],
+            x_t[:half],
+            x_t[half:],
+            self.hparams["diversity"],
+            float(self.hparams["diversity_margin"]),
+        )
+        return {**losses, "loss": losses["loss"] + weight * term, "diversity": term.detach()}
+
+    def _shot_batch(self, batch: Rows, rng: KeyedRNG) -> Rows:
+        """Half as many shots as the batch has rows (each is used twice), classes equally often."""
+        count, draw = max(1, len(batch["x"]) // 2), rng.fork("shots")
+        if self._shots:
+            u, v = draw.uniform((2, count)).to(self.device)
+            return _taken(self._shots, _balanced(self._shots["y"], u, v))
+        fault = batch["y"] != self.normal_class if "y" in batch and self.normal_class is not None else None
+        if fault is not None and bool(fault.any()):
+            return _taken(batch, fault)
+        # Nothing is marked as a fault: adapt to everything, as unlabelled rows (a normal label would switch adapters
+        # off).
+        return {name: value for name, value in batch.items() if name != "y"}
+
+    def _fluctuation(self, rows: Rows, z: Tensor, rng: KeyedRNG) -> Tensor:
+        """Normal windows minus the normal mean (zero when standardised), randomly scaled; (rows, channels, length)."""
+        amount = float(self.hparams["vicinity"])
+        if not amount or not self._normals or _ITSELF not in rows:
+            return torch.zeros_like(z)
+        draw, n = rng.fork("vicinity"), len(z)
+        index = draw.integers(len(self._normals["x"]), (n,)).to(self.device)
+        fresh = self.standardise(_taken(self._normals, index))
+        if self.ragged:
+            fresh[:, -1] = 0
+        scale = amount * (0.5 + draw.uniform((n,))).to(self.device) * rows[_ITSELF]
+        return fresh * scale[:, None, None]
+
+    def _exemplar_of(self, condition: Rows, rng: KeyedRNG, shape: tuple[int, ...], curve: Tensor | None = None) -> Rows:
+        """Exemplar of each row: curve ``curve`` hidden at random (training), else any of the row's class."""
+        if "label" not in condition or not int(self.exemplars.count.sum()):
+            return {}
+        draw, label = rng.fork("exemplar"), condition["label"]
+        u = draw.uniform(shape, step=0).to(label.device)
+        if curve is None:
+            return {"exemplar": self.exemplars.pick(label, u)}
+        shown = u >= float(self.hparams["exemplar_dropout"])
+        return {"exemplar": self.exemplars.curves[curve * shown]}
+
+    def configure_optimizers(self) -> Any:
+        """Adam with one warm-up and cosine per stage; the gates, one number a channel, learn 10 times faster."""
+        p, gates = self.hparams, {id(self.gate)}
+        backbone = self._frozen(adapting=True)
+        adapters = [q for q in self._frozen(adapting=False) if id(q) not in gates]
+        groups = [
+            {"params": backbone, "lr": float(p["lr"])},
+            {"params": adapters, "lr": float(p["adapter_lr"])},
+            {"params": [self.gate], "lr": 10 * float(p["adapter_lr"])},
+        ]
+        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.96))
+        split = float(p["stage_fraction"]) if p["stage"] == "both" and not p["pretrained"] else 0.0
+
+        def first(_: int) -> float:
+            return warm_cosine(min(1.0, self.progress / split) if split else self.progress)
+
+        def second(_: int) -> float:
+            return warm_cosine(max(0.0, self.progress - split) / (1 - split))
+
+        scheduler = LambdaLR(optimizer, [first, second, second])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # Sampling ------------------------------------------------------------------------------------------------------
+
+    def sampling_condition(self, requests: SampleRequests, rng: KeyedRNG, from_init: bool) -> dict[str, Tensor]:
+        """Add an exemplar of the requested class, except where given windows are refined."""
+        condition = super().sampling_condition(requests, rng, from_init)
+        return condition if from_init else {**condition, **self._exemplar_of(condition, rng, ())}
+
+
+def _normal_class(schema: Mapping[str, Any]) -> int | None:
+    """The declared normal class, else the largest one; None without labels."""
+    if not schema.get("num_classes"):
+        return None
+    declared = schema.get("normal_class")
+    counts = schema.get("class_counts") or [1]
+    return int(declared) if declared is not None else max(range(len(counts)), key=counts.__getitem__)
+
+
+@contextmanager
+def _resting(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Keep parameters out of the graphs built inside the block; afterwards they are trainable again, as ddp expects."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield parameters
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def _taken(rows: Rows, which: Tensor) -> Rows:
+    return {name: value[which] for name, value in rows.items()}
+
+
+def _joined(first: Rows, second: Rows) -> Rows:
+    return {name: torch.cat([value, second[name].to(value)]) for name, value in first.items() if name in second}
+
+
+def _spread(index: Tensor, limit: int) -> Tensor:
+    """At most ``limit`` entries, evenly spaced."""
+    return index if len(index) <= limit else index[torch.linspace(0, len(index) - 1, limit).round().long()]
+
+
+def _balanced(label: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """Row numbers: a class by ``u``, then a row of it by ``v``, both uniform in [0, 1)."""
+    order = label.argsort(stable=True)
+    classes, count = label.unique(return_counts=True)
+    which = (u * len(classes)).long()
+    first = count.cumsum(0) - count
+    return order[first[which] + (v * count[which]).long()]

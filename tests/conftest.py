@@ -1,0 +1,45 @@
+"""Shared fixtures: where the real data is, and quiet, single-threaded runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def _data_root() -> Path | None:
+    """$LIGHTNING_SYNTH_DATA, or shared/data beside the checkout."""
+    candidates = [os.environ.get("LIGHTNING_SYNTH_DATA"), Path(__file__).resolve().parents[2] / "shared" / "data"]
+    return next((Path(c) for c in candidates if c and Path(c).is_dir()), None)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Folder of the real data sets; the test is skipped where it is absent."""
+    root = _data_root()
+    if root is None:
+        pytest.skip("real data not found: set LIGHTNING_SYNTH_DATA or put it in ../shared/data")
+    return root
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Tests run in parallel processes; threads inside them only get in each other's way."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def trainer_kwargs(tmp_path: Path) -> dict:
+    """Arguments of a quiet CPU Trainer that writes nothing outside tmp_path."""
+    return {
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "default_root_dir": tmp_path,
+    }
