@@ -168,7 +168,8 @@ class ItemsDataModule(LightningDataModule):
         items = self.train_items()
         if self.batch_size > len(items):
             warnings.warn(
-                f"batch_size {self.batch_size} is larger than the {len(items)} training items: one smaller batch an epoch",
+                f"batch_size {self.batch_size} is larger than the {len(items)} training items: "
+                "one smaller batch an epoch",
                 stacklevel=2,
             )
         return self._loader(items, EpochSampler(items, self.seed))

@@ -141,7 +141,8 @@ class BearingDataModule(ItemsDataModule):
                 raise ConfigError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
         if not 0 < self.normal_test_fraction < 1 or not 0 <= self.val_fraction < 1 - self.normal_test_fraction:
             raise ConfigError(
-                f"val_fraction {self.val_fraction} and normal_test_fraction {self.normal_test_fraction} must leave training"
+                f"val_fraction {self.val_fraction} and normal_test_fraction {self.normal_test_fraction} "
+                "must leave some of a recording for training"
             )
         for name, number in (("shots", self.shots), ("normal_windows", self.normal_windows)):
             if number is not None and number < 1:
@@ -177,8 +178,9 @@ class BearingDataModule(ItemsDataModule):
         absent = [kind for kind in CLASSES if kind not in {entry.kind for entry in have}]
         if absent:
             raise DataError(
-                f"no recordings of class {', '.join(absent)} below {self.root.resolve()}: {len(missing)} of {len(wanted)} files are "
-                f"missing: {names}. Fetch them from {self.base_url} (download=True does), or give cwru_12k_DE_load0.npz and so on"
+                f"no recordings of class {', '.join(absent)} below {self.root.resolve()}: "
+                f"{len(missing)} of {len(wanted)} files are missing: {names}. Fetch them from {self.base_url} "
+                "(download=True does), or give cwru_12k_DE_load0.npz and so on"
             )
         if any(entry.kind != "N" for entry in missing.values()):
             warnings.warn(f"{self.root} lacks {len(missing)} of {len(wanted)} recordings: {names}", stacklevel=4)

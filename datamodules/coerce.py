@@ -203,7 +203,8 @@ def _warn_odd(series: Series, name: str) -> None:
         warnings.warn(f"{name} holds 1 series: cut it into windows, or expect generators to refuse it", stacklevel=4)
     if channels > length:
         warnings.warn(
-            f"{name} has {channels} channels of length {length}: is it (series, length, channels)? Then transpose axes 1 and 2",
+            f"{name} has {channels} channels of length {length}: is it (series, length, channels)? "
+            "Then transpose axes 1 and 2",
             stacklevel=4,
         )
     seen = series.x if series.mask is None else np.where(series.mask[:, None], series.x, series.x[:, :, :1])
@@ -242,8 +243,8 @@ def fit_length(series: Series, length: int, ragged: bool, name: str) -> Series:
     mask = np.ones((len(series), have), bool) if series.mask is None else series.mask
     if mask[:, length:].any():
         warnings.warn(
-            f"{name}: {int(mask[:, length:].any(1).sum())} series are longer than {length}, the longest training series, and lose "
-            f"their end; length={have} keeps it",
+            f"{name}: {int(mask[:, length:].any(1).sum())} series are longer than {length}, "
+            f"the longest training series, and lose their end; length={have} keeps it",
             stacklevel=4,
         )
     if have < length:
@@ -280,8 +281,8 @@ def coerce_labels(y: Any, count: int, name: str, classes: Sequence[Any] | None =
     if missing.any():
         first = int(np.flatnonzero(missing)[0])
         raise DataError(
-            f"{name}: label of series {first} is missing ({array[first]!r}; {int(missing.sum())} in all); drop these series, or, "
-            "if -1 is a class, pass labels as strings"
+            f"{name}: label of series {first} is missing ({array[first]!r}; {int(missing.sum())} in all); "
+            "drop these series, or, if -1 is a class, pass labels as strings"
         )
     if array.dtype.kind == "f" and (array == array.astype(np.int64)).all():
         array = array.astype(np.int64)
@@ -366,7 +367,8 @@ def regular_time(x: np.ndarray, timestamps: Any, name: str, irregular: str = "re
         if bad.any():
             series, at = (int(v) for v in np.argwhere(bad)[0])
             raise DataError(
-                f"{name}: timestamp {at + 1} of series {series} is {what} ({time[series, at + 1]!r}); sort and clean first"
+                f"{name}: timestamp {at + 1} of series {series} is {what} "
+                f"({float(time[series, at + 1])}); sort and clean the recording first"
             )
     median = np.median(step, axis=1, keepdims=True)
     uneven = (np.abs(step - median) > 0.01 * median).any(1)
@@ -387,7 +389,8 @@ def _fits(time: np.ndarray, x: np.ndarray) -> bool:
 def _resampled(x: np.ndarray, time: np.ndarray) -> np.ndarray:
     """Interpolate every series on an even grid between its first and last time."""
     grid = np.linspace(time[:, 0], time[:, -1], x.shape[2], axis=1)
-    right = torch.searchsorted(torch.from_numpy(np.ascontiguousarray(time)), torch.from_numpy(grid)).numpy()
+    # searchsorted of torch takes one sorted row a series; it wants arrays that it could write to.
+    right = torch.searchsorted(torch.from_numpy(np.array(time)), torch.from_numpy(np.array(grid, order="C"))).numpy()
     right = right.clip(1, x.shape[2] - 1)
     before, after = np.take_along_axis(time, right - 1, 1), np.take_along_axis(time, right, 1)
     share = ((grid - before) / (after - before))[:, None]

@@ -338,13 +338,14 @@ class MixedDataModule(LightningDataModule):
             warnings.warn(
                 f"batch_size {self.batch_size} is larger than the {len(training.dataset)} items", stacklevel=2
             )
-        collate = MixedCollate(training.loader.collate_fn, training.schema)
+        collate = MixedCollate(training.loader.collate_fn, training.schema, cap=self.weight == "cap")
         options: dict[str, Any] = {"pin_memory": training.loader.pin_memory}
         if self.num_workers:
             options["persistent_workers"] = True
             options["worker_init_fn"] = training.loader.worker_init_fn
             options["multiprocessing_context"] = training.loader.multiprocessing_context
         self._loader = MixedLoader(training.dataset, sampler, collate, self.num_workers, self.timeout, **options)
+        self._loader.in_flight = self._in_flight
         resume, self._resume = self._resume, None
         if resume:
             self._check_resume(resume)
@@ -455,6 +456,13 @@ class MixedDataModule(LightningDataModule):
         state = {"loader": self._loader.state_dict(), "batches": len(self._loader), **self._sizes(self._loader.mixture)}
         return {**state, "real": self.real.state_dict()}
 
+    def _in_flight(self) -> int:
+        """Count batches that were fetched but not trained on, as when an exception stops a step half-way."""
+        if self.trainer is None:
+            return 0
+        current = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        return int(current.ready - current.processed)
+
     @staticmethod
     def _sizes(sampler: MixtureSampler) -> dict[str, int]:
         sources = sampler.sources
@@ -479,8 +487,8 @@ class MixedDataModule(LightningDataModule):
         changed = [f"{name} was {state[name]}, is {now[name]}" for name in _CHECKED if state[name] != now[name]]
         if changed and 0 < state["loader"]["batches"] < state["batches"]:
             raise CheckpointError(
-                f"the checkpoint is from the middle of an epoch of other batches ({'; '.join(changed)}): continuing would repeat "
-                "or skip items; resume with the old settings, or from a checkpoint of the end of an epoch"
+                f"the checkpoint is from the middle of an epoch of other batches ({'; '.join(changed)}): continuing would "
+                "repeat or skip items; resume with the old settings, or from a checkpoint of the end of an epoch"
             )
 
 
@@ -492,14 +500,9 @@ class _Dataset(NamedTuple):
 
 def _map_style(loaders: Any) -> Iterator[DataLoader[Any]]:
     """The loaders whose items can be read one by one."""
-    many = (
-        loaders.values()
-        if isinstance(loaders, Mapping)
-        else loaders
-        if isinstance(loaders, (list, tuple))
-        else [loaders]
-    )
-    for loader in many:
+    if isinstance(loaders, Mapping):
+        loaders = list(loaders.values())
+    for loader in loaders if isinstance(loaders, (list, tuple)) else [loaders]:
         dataset = getattr(loader, "dataset", None)
         if isinstance(loader, DataLoader) and hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
             yield loader
@@ -509,11 +512,11 @@ def _check_loader(loader: DataLoader[Any]) -> None:
     """Refuse loaders whose data set yields batches; warn if an own order is lost."""
     if loader.batch_size is None and loader.batch_sampler is None:
         raise ConfigError(
-            "the real train_dataloader() has batch_size=None: its data set yields batches, which cannot be mixed item by item"
+            "the real train_dataloader() has batch_size=None: its data set yields batches, which cannot be mixed by item"
         )
     if not isinstance(loader.sampler, (SequentialSampler, RandomSampler, DistributedSampler)):
         warnings.warn(
-            f"the order of {type(loader.sampler).__name__} of the real train_dataloader() is replaced by that of the mixture",
+            f"the mixture replaces the order of {type(loader.sampler).__name__} of the real train_dataloader()",
             stacklevel=2,
         )
 

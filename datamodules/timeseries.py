@@ -192,9 +192,8 @@ class ArrayDataModule(ItemsDataModule):
         if time is not None:
             series, _ = self._timed(series, time, f"timestamps_{part}")
         if (y is None) != (self.y_train is None):
-            raise DataError(
-                f"y_{part} is {'missing' if y is None else 'given'}, but y_train is {'given' if y is None else 'missing'}"
-            )
+            have, lack = (f"y_{part}", "y_train") if self.y_train is None else ("y_train", f"y_{part}")
+            raise DataError(f"{have} is given, but {lack} is missing: label both or neither")
         labels = None if y is None else coerce_labels(y, len(series), f"y_{part}", self._classes)[0]
         values = coerce_conditions(conditions, len(series), f"conditions_{part}")
         if set(values) != set(self.conditions or {}):

@@ -114,8 +114,8 @@ def time_blocks(samples: int, shares: Sequence[float], window: int, gap: int | N
     first = usable - sum(lengths)
     if first < window:
         raise DataError(
-            f"{samples} samples are too short for {1 + len(later)} blocks of at least one window ({window}) with gaps of {space}: "
-            f"needed {window + sum(lengths) + space * len(later)}"
+            f"{samples} samples are too short for {1 + len(later)} blocks of at least one window ({window}) "
+            f"with gaps of {space}: needed {window + sum(lengths) + space * len(later)}"
         )
     blocks, end = [(0, first)], first
     for length in lengths:

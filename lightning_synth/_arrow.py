@@ -1,193 +1,227 @@
-"""Random access to Arrow record batches, in memory or mapped from a file, at flat resident memory."""
+"""Random access to the rows of an Arrow IPC file, on disk or in memory, at flat resident memory.
+
+Rows on disk are read at their offset (pread), not through the pages of a map: mapped pages count as resident memory, and
+the kernel maps up to 2 MiB around every access. The page cache still holds the file once for all workers and ranks.
+"""
 
 from __future__ import annotations
 
 import bisect
+import contextlib
+import io
 import mmap
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
 
+from lightning_synth.errors import PoolError
+
 Fields = Mapping[str, Mapping[str, Any]]
-Reader = Callable[[int], np.ndarray]
-
-# Mapped pages count as resident memory until they are given back; this many bytes may stay.
-_BUDGET = 16 << 20
-# The kernel maps up to 16 pages around a fault, so a random access costs one such block.
-_BLOCK_BITS = 16
+#: Of payload columns whose field has the name of a provenance column.
+ITEM_PREFIX = "item."
+_OFFSET = np.dtype(np.int32)
 
 
-class MappedFile:
-    """A read-only file in memory whose pages are given back to the system after every 16 MiB touched.
+class _Bytes:
+    """An IPC file in memory."""
 
-    Args:
-        path: The file; it must not be empty.
-    """
+    def __init__(self, buffer: pa.Buffer) -> None:
+        self.buffer = buffer
+        self._view = np.frombuffer(buffer, np.uint8)
+
+    def read_into(self, target: np.ndarray, offset: int) -> None:
+        """Copy bytes from an offset on."""
+        flat = target.reshape(-1).view(np.uint8)
+        flat[:] = self._view[offset : offset + flat.size]
+
+    def open(self, columns: list[int] | None = None) -> pa.ipc.RecordBatchFileReader:
+        """Open all of it, or some columns."""
+        options = pa.ipc.IpcReadOptions(included_fields=columns)
+        return pa.ipc.open_file(pa.BufferReader(self.buffer), options=options)
+
+
+class _File:
+    """An IPC file on disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with open(path, "rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self.buffer: pa.Buffer = pa.py_buffer(self._map)
-        self._touched, self._block = 0, -1
-        self._advice: int | None = getattr(mmap, "MADV_DONTNEED", None)
+        # Closed with the object; positional reads share no state, so forked workers may use it as well.
+        self._file = io.FileIO(path, "r")
 
-    def touch(self, block: int, size: int) -> None:
-        """Account for reading ``size`` bytes in 64 KiB block number ``block``; drop the pages when the budget is spent."""
-        if block == self._block and size < 1 << _BLOCK_BITS:
-            return
-        self._block = block
-        self._touched += max(size, 1 << _BLOCK_BITS)
-        if self._touched >= _BUDGET:
-            self.drop()
+    def read_into(self, target: np.ndarray, offset: int) -> None:
+        """Read bytes from an offset on.
 
-    def drop(self) -> None:
-        """Give all mapped pages back; the next access reads them again (from the page cache, if it still has them)."""
-        self._touched = 0
-        if self._advice is not None:
-            self._map.madvise(self._advice)
+        Raises:
+            PoolError: If the file is shorter than it was.
+        """
+        if hasattr(os, "preadv"):
+            done = os.preadv(self._file.fileno(), [target], offset)
+        else:  # pragma: no cover - Windows
+            self._file.seek(offset)
+            done = self._file.readinto(target)
+        if done != target.nbytes:
+            raise PoolError(f"{self.path} was truncated while it was in use: delete it and open the pool again")
+
+    def open(self, columns: list[int] | None = None) -> pa.ipc.RecordBatchFileReader:
+        """Open all of it, or some columns; the rest is not read."""
+        options = pa.ipc.IpcReadOptions(included_fields=columns)
+        return pa.ipc.open_file(pa.OSFile(str(self.path), "rb"), options=options)
+
+
+class _Column(NamedTuple):
+    """Where a column of one record batch lies: its values, and its offsets if rows differ in size."""
+
+    values: int
+    offsets: int | None
+
+
+def _layout(column: pa.Array, base: int) -> _Column:
+    if column.null_count:
+        raise PoolError(f"a payload column of type {column.type} has missing values")
+    buffers = column.buffers()
+    values = buffers[-1].address - base if buffers[-1] is not None else 0
+    ragged = pa.types.is_list(column.type) or pa.types.is_string(column.type)
+    return _Column(values, buffers[1].address - base if ragged else None)
 
 
 def store_bools_as_bytes(batch: pa.RecordBatch, fields: Fields) -> pa.RecordBatch:
-    """Widen the bit-packed booleans of the payload, so that every field is addressable."""
+    """Widen the bit-packed booleans of the payload, so that every value has an address."""
     for i, name in enumerate(batch.schema.names):
         if fields.get(name, {}).get("dtype") == "bool":
-            batch = batch.set_column(i, name, _as_bytes(batch.column(i)))
+            batch = batch.set_column(i, name, batch.column(i).cast(_type_of(batch.column(i).type, pa.uint8())))
     return batch
 
 
-def _as_bytes(column: pa.Array) -> pa.Array:
-    if isinstance(column, pa.FixedSizeListArray):
-        return pa.FixedSizeListArray.from_arrays(column.flatten().cast(pa.uint8()), column.type.list_size)
-    if isinstance(column, pa.ListArray):
-        offsets = np.concatenate([[0], np.cumsum(column.value_lengths().to_numpy())]).astype(np.int32)
-        return pa.ListArray.from_arrays(pa.array(offsets), column.flatten().cast(pa.uint8()))
-    return column.cast(pa.uint8())
-
-
-def _flat(values: pa.Array, dtype: np.dtype[Any]) -> np.ndarray:
-    """View the numbers of a primitive array without a copy."""
-    buffer = values.buffers()[1]
-    if buffer is None or not len(values):
-        return np.zeros(0, dtype)
-    return np.frombuffer(buffer, dtype)[values.offset : values.offset + len(values)]
-
-
-def _reader(column: pa.Array, spec: Mapping[str, Any]) -> Reader:
-    """Return a function from a row to its array, as a view of the column's memory."""
-    dtype, shape = np.dtype(spec["dtype"]), tuple(spec["shape"])
-    if isinstance(column, pa.ListArray):
-        offsets = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
-        values = _flat(column.values, dtype)
-        return lambda row: values[offsets[row] : offsets[row + 1]].reshape(shape)
-    if isinstance(column, pa.FixedSizeListArray):
-        size = column.type.list_size
-        first = column.offset * size
-        rows = _flat(column.values, dtype)[first : first + len(column) * size].reshape(len(column), *shape)
-        return rows.__getitem__
-    scalars = _flat(column, dtype)
-    return lambda row: scalars[row]
-
-
-class _Batch:
-    """Readers of one record batch, one per field."""
-
-    def __init__(self, batch: pa.RecordBatch, fields: Fields) -> None:
-        self.readers: dict[str, Reader] = {}
-        self.strings: dict[str, pa.Array] = {}
-        for name, spec in fields.items():
-            column = batch.column(batch.schema.get_field_index(name))
-            if spec["dtype"] == "string":
-                self.strings[name] = column
-            else:
-                self.readers[name] = _reader(column, spec)
+def _type_of(kind: pa.DataType, value: pa.DataType) -> pa.DataType:
+    """The same list type around other values."""
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(value, kind.list_size)
+    return pa.list_(value) if pa.types.is_list(kind) else value
 
 
 class ArrowRows:
-    """Rows of record batches, addressable one by one or many at a time.
+    """Rows of an Arrow IPC file, addressable one by one or many at a time.
 
     Args:
-        schema: Of the batches.
-        sizes: Number of rows of each batch.
-        load: Batch number to batch.
-        fields: Payload field to its ``dtype`` and ``shape`` (-1 where rows differ).
-        mapped: The file below the batches, or None if they live in memory.
+        source: The file.
+        fields: Payload column to its ``dtype`` and ``shape`` (-1 where rows differ).
     """
 
-    def __init__(
-        self,
-        schema: pa.Schema,
-        sizes: Sequence[int],
-        load: Callable[[int], pa.RecordBatch],
-        fields: Fields,
-        mapped: MappedFile | None = None,
-    ) -> None:
-        self.schema, self.fields, self.mapped, self._load = schema, dict(fields), mapped, load
-        self._starts = np.cumsum([0, *sizes]).tolist()
-        self._batches: list[_Batch | None] = [None] * len(sizes)
-        self._dtypes = {name: np.dtype(spec["dtype"]) for name, spec in fields.items() if spec["dtype"] != "string"}
-        nbytes = mapped.buffer.size if mapped is not None else 0
-        self._row_bytes = nbytes // max(self.num_rows, 1)
+    def __init__(self, source: _Bytes | _File, fields: Fields) -> None:
+        self._source, self.fields = source, dict(fields)
+        self._names = {name: name.removeprefix(ITEM_PREFIX) for name in fields}
+        self._dtypes = {n: np.dtype(np.uint8 if s["dtype"] == "string" else s["dtype"]) for n, s in fields.items()}
+        self._shapes = {name: tuple(spec["shape"]) for name, spec in fields.items()}
+        self._sizes = {name: int(np.prod(shape)) for name, shape in self._shapes.items()}
+        self._starts, self._columns = [0], list[dict[str, _Column]]()
+        with _addressable(source) as (reader, base, release):
+            self.schema: pa.Schema = reader.schema
+            for number in range(reader.num_record_batches):
+                batch = reader.get_batch(number)
+                self._columns.append({name: _layout(batch.column(name), base) for name in fields})
+                self._starts.append(self._starts[-1] + batch.num_rows)
+                release()
 
     @classmethod
     def from_table(cls, table: pa.Table, fields: Fields) -> ArrowRows:
         """Serve a table that lives in memory."""
         batches = [store_bools_as_bytes(batch, fields) for batch in table.combine_chunks().to_batches()]
+        sink = pa.BufferOutputStream()
         schema = batches[0].schema if batches else table.schema
-        return cls(schema, [len(batch) for batch in batches], batches.__getitem__, fields)
+        with pa.ipc.new_file(sink, schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+        return cls(_Bytes(sink.getvalue()), fields)
 
     @classmethod
     def from_file(cls, path: Path, fields: Fields) -> ArrowRows:
-        """Serve a mapped Arrow IPC file.
+        """Serve an Arrow IPC file, whose booleans are stored as bytes.
 
         Raises:
-            pyarrow.ArrowInvalid: If the file is no complete Arrow file.
+            OSError: If it cannot be read.
+            pyarrow.ArrowInvalid: If it is no complete Arrow file.
         """
-        mapped = MappedFile(path)
-        reader = pa.ipc.open_file(pa.BufferReader(mapped.buffer))
-        sizes = [reader.get_batch(i).num_rows for i in range(reader.num_record_batches)]
-        mapped.drop()
-        return cls(reader.schema, sizes, reader.get_batch, fields, mapped)
+        return cls(_File(path), fields)
 
     @property
     def num_rows(self) -> int:
         """Count the rows."""
-        return int(self._starts[-1])
-
-    def _locate(self, row: int) -> tuple[_Batch, int]:
-        number = bisect.bisect_right(self._starts, row) - 1
-        batch = self._batches[number]
-        if batch is None:
-            batch = self._batches[number] = _Batch(self._load(number), self.fields)
-        if self.mapped is not None:
-            self.mapped.touch(row * self._row_bytes >> _BLOCK_BITS, self._row_bytes)
-        return batch, row - self._starts[number]
-
-    def row(self, row: int) -> dict[str, Any]:
-        """Read one row: field to tensor (a copy) or string."""
-        batch, local = self._locate(row)
-        fields: dict[str, Any] = {name: torch.from_numpy(np.array(read(local))) for name, read in batch.readers.items()}
-        for name, column in batch.strings.items():
-            fields[name] = column[local].as_py()
-        return fields
-
-    def stack(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        """Read many rows of fields with equal shapes: field to tensor (rows, ...)."""
-        out = {name: np.empty((len(rows), *self.fields[name]["shape"]), dtype) for name, dtype in self._dtypes.items()}
-        for position, row in enumerate(rows.tolist()):
-            batch, local = self._locate(row)
-            for name, target in out.items():
-                target[position] = batch.readers[name](local)
-        return {name: torch.from_numpy(target) for name, target in out.items()}
+        return self._starts[-1]
 
     def stackable(self) -> bool:
         """Whether every field is a number array of one shape."""
         return all(spec["dtype"] != "string" and -1 not in spec["shape"] for spec in self.fields.values())
+
+    def row(self, row: int) -> dict[str, Any]:
+        """Read one row: field to tensor or string."""
+        number = bisect.bisect_right(self._starts, row) - 1
+        local = row - self._starts[number]
+        fields: dict[str, Any] = {}
+        for name, column in self._columns[number].items():
+            values = self._values(name, column, local)
+            if self.fields[name]["dtype"] == "string":
+                fields[self._names[name]] = values.tobytes().decode()
+            else:
+                fields[self._names[name]] = torch.from_numpy(values.reshape(self._shapes[name]))
+        return fields
+
+    def _values(self, name: str, column: _Column, row: int) -> np.ndarray:
+        dtype, start, size = self._dtypes[name], row * self._sizes[name], self._sizes[name]
+        if column.offsets is not None:
+            bounds = np.empty(2, _OFFSET)
+            self._source.read_into(bounds, column.offsets + row * _OFFSET.itemsize)
+            start, size = int(bounds[0]), int(bounds[1] - bounds[0])
+        values = np.empty(size, dtype)
+        if size:
+            self._source.read_into(values, column.values + start * dtype.itemsize)
+        return values
+
+    def stack(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        """Read many rows of fields with equal shapes, neighbours at once.
+
+        Args:
+            rows: Row numbers, in any order.
+
+        Returns:
+            Field to tensor (rows, ...).
+        """
+        out = {name: np.empty((len(rows), *self._shapes[name]), dtype) for name, dtype in self._dtypes.items()}
+        in_order = len(rows) < 2 or bool((np.diff(rows) > 0).all())
+        order = np.arange(len(rows)) if in_order else np.argsort(rows, kind="stable")
+        for number, local, part in self._runs(rows[order]):
+            for name, target in out.items():
+                column, dtype, size = self._columns[number][name], self._dtypes[name], self._sizes[name]
+                values = np.empty((part.stop - part.start, *self._shapes[name]), dtype)
+                start = local * size
+                if column.offsets is not None:
+                    start = self._first_value(column, local)
+                if values.size:
+                    self._source.read_into(values, column.values + start * dtype.itemsize)
+                target[part if in_order else order[part]] = values
+        return {self._names[name]: torch.from_numpy(target) for name, target in out.items()}
+
+    def _first_value(self, column: _Column, row: int) -> int:
+        bound = np.empty(1, _OFFSET)
+        assert column.offsets is not None
+        self._source.read_into(bound, column.offsets + row * _OFFSET.itemsize)
+        return int(bound[0])
+
+    def _runs(self, rows: np.ndarray) -> list[tuple[int, int, slice]]:
+        """Split ascending rows into (batch, first row in the batch, positions) of neighbours within one batch."""
+        if not len(rows):
+            return []
+        batches = np.searchsorted(self._starts, rows, side="right") - 1
+        breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(batches) != 0)) + 1
+        first, last = [0, *breaks.tolist()], [*breaks.tolist(), len(rows)]
+        return [
+            (number := int(batches[a]), int(rows[a]) - self._starts[number], slice(a, b))
+            for a, b in zip(first, last, strict=True)
+        ]
 
     def update_hash(self, digest: Any, rows: np.ndarray) -> None:
         """Feed the content of some rows to a hash: a function of the values alone.
@@ -203,40 +237,37 @@ class ArrowRows:
         for row in rows.tolist():
             for name, value in sorted(self.row(row).items()):
                 content = value.encode() if isinstance(value, str) else value.numpy().tobytes()
-                digest.update(f"{name}:{getattr(value, 'shape', len(content))}".encode() + content)
+                shape = len(content) if isinstance(value, str) else tuple(value.shape)
+                digest.update(f"{name}:{shape}".encode() + content)
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Copy whole columns to memory.
+        """Read whole columns into memory.
 
         Args:
             columns: Which ones; None for all.
         """
         names = self.schema.names if columns is None else list(columns)
-        schema = pa.schema([self.schema.field(name) for name in names])
-        parts = []
-        for number in range(len(self._starts) - 1):
-            batch = self._load(number).select(names)
-            if self.mapped is not None:
-                # A round trip through IPC copies the bytes out of the map.
-                batch = pa.ipc.read_record_batch(batch.serialize(), schema)
-                self.mapped.drop()
-            parts.append(batch)
-        return self._with_bools(pa.Table.from_batches(parts, schema=schema))
-
-    def _with_bools(self, table: pa.Table) -> pa.Table:
+        table = self._source.open([self.schema.get_field_index(name) for name in names]).read_all().select(names)
         for i, field in enumerate(table.schema):
             if self.fields.get(field.name, {}).get("dtype") == "bool":
-                table = table.set_column(i, field.name, table.column(i).cast(_bool_type(field.type)))
+                table = table.set_column(i, field.name, table.column(i).cast(_type_of(field.type, pa.bool_())))
         return table
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the file's name for mapped rows, the rows themselves otherwise."""
-        if self.mapped is not None:
-            return ArrowRows.from_file, (self.mapped.path, self.fields)
+        """Pickle the file's name, or the rows themselves where they live in memory."""
+        if isinstance(self._source, _File):
+            return ArrowRows.from_file, (self._source.path, self.fields)
         return ArrowRows.from_table, (self.table(), self.fields)
 
 
-def _bool_type(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(pa.bool_(), kind.list_size)
-    return pa.list_(pa.bool_()) if pa.types.is_list(kind) else pa.bool_()
+@contextlib.contextmanager
+def _addressable(source: _Bytes | _File) -> Any:
+    """Yield a reader whose buffers have addresses in the file, the address of its start, and how to give pages back."""
+    if isinstance(source, _Bytes):
+        yield source.open(), source.buffer.address, lambda: None
+        return
+    with open(source.path, "rb") as file:
+        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    advice = getattr(mmap, "MADV_DONTNEED", None)
+    buffer = pa.py_buffer(pages)
+    yield pa.ipc.open_file(pa.BufferReader(buffer)), buffer.address, lambda: advice and pages.madvise(advice)

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from lightning_synth._arrow import ArrowRows, store_bools_as_bytes
 from lightning_synth._files import sync_and_move
-from lightning_synth._shards import open_shard, read_columns
+from lightning_synth._shards import empty_table, open_shard, read_columns
 from lightning_synth.errors import PoolError
 
 _VERSION = 1
@@ -39,7 +39,7 @@ def map_rows(folder: Path, manifest: Mapping[str, Any]) -> tuple[ArrowRows, np.n
         PoolError: If a shard is damaged, an index occurs twice, or there is no room for the map.
     """
     if not manifest["shards"]:
-        return ArrowRows.from_table(pa.table({}), {}), None, np.zeros(0, bool)
+        return ArrowRows.from_table(empty_table(), {}), None, np.zeros(0, bool)
     key = _key(manifest)
     for home in _homes(folder):
         target = home / f"{key}.arrow"

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lightning_synth._arrow import ITEM_PREFIX
 from lightning_synth._files import naming_file, sha256_file, sync_and_move
 from lightning_synth._manifest import METADATA_KEY
 from lightning_synth.errors import PoolError
@@ -28,6 +29,7 @@ ROW_GROUP = 1024
 SHARD_ROWS = 16384
 #: Scores of 0 or 1 that an audit gives; the manifest counts them.
 FLAGS = ("invalid", "copy")
+_RESERVED = ("index", "seed", "accepted", "is_synthetic", "generation")
 _ADVICE = "earlier shards are intact: free space and run again to continue"
 
 
@@ -43,7 +45,7 @@ def to_table(samples: Samples, generation: int = 1) -> pa.Table:
     """
     samples = samples.to("cpu")
     rows = len(samples)
-    table = with_lists(to_arrow(samples.items(), samples.schema), samples.schema)
+    table = _without_collisions(with_lists(to_arrow(samples.items(), samples.schema), samples.schema))
     columns = {"index": samples.index, "seed": samples.seed}
     columns.update({f"condition.{name}": value for name, value in samples.condition.items()})
     columns.update({f"score.{name}": value.float() for name, value in samples.score.items()})
@@ -53,6 +55,23 @@ def to_table(samples: Samples, generation: int = 1) -> pa.Table:
     arrays["generation"] = pa.array(np.full(rows, generation, dtype=np.int16))
     payload = {name: table[name] for name in table.schema.names}
     return pa.table({**payload, **arrays}).replace_schema_metadata(table.schema.metadata)
+
+
+def empty_table() -> pa.Table:
+    """The provenance columns of a pool without rows."""
+    types = {"index": pa.int64(), "seed": pa.int64(), "accepted": pa.bool_(), "is_synthetic": pa.bool_()}
+    return pa.schema([*types.items(), ("generation", pa.int16())]).empty_table()
+
+
+def _without_collisions(table: pa.Table) -> pa.Table:
+    """Prefix fields that have the name of a provenance column, e.g. the node mask ``is_synthetic``."""
+    names = {name: ITEM_PREFIX + name if _is_reserved(name) else name for name in table.schema.names}
+    fields = {names[name]: spec for name, spec in read_fields(table.schema).items()}
+    return table.rename_columns(list(names.values())).replace_schema_metadata({FIELDS_KEY: json.dumps(fields)})
+
+
+def _is_reserved(name: str) -> bool:
+    return name in _RESERVED or name.startswith(("condition.", "score.", ITEM_PREFIX))
 
 
 def with_lists(table: pa.Table, schema: Mapping[str, Any]) -> pa.Table:

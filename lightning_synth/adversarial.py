@@ -127,7 +127,7 @@ class AdversarialGenerator(Generator):
     def training_step(self, batch: Any, batch_idx: int = 0) -> None:
         """Update both sides on one batch."""
         d_opt, g_opt = self._optimizer_pair()
-        update = self._joint if self.hparams.update == "joint" else self._alternating
+        update = self._joint if self.hparams["update"] == "joint" else self._alternating
         due, rng = self._update_due(batch_idx), self.training_rng()
         with _one_step_per_batch(d_opt, g_opt):
             d_loss, g_loss = update(canonical(batch, self._ready_schema()), rng, d_opt, g_opt, due)
@@ -250,7 +250,7 @@ class AdversarialGenerator(Generator):
         if self.hparams.clip_val is not None and trainer.precision == "16-mixed":
             raise ConfigError(f"{name}(clip_val=...) under precision='16-mixed' would clip scaled gradients; use 'bf16-mixed'")
         strategy = trainer.strategy
-        if isinstance(strategy, DDPStrategy) and self.hparams.update == "alternating":
+        if isinstance(strategy, DDPStrategy) and self.hparams["update"] == "alternating":
             if not strategy._ddp_kwargs.get("find_unused_parameters", False):
                 start = strategy._start_method
                 plain = "ddp" if start == "popen" else f"ddp_{start}"

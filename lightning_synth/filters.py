@@ -154,8 +154,7 @@ class ValidityFilter(Filter):
 
 
 class _Space:
-    """Features of real training items, standardised by their own mean and standard deviation, with a neighbour
-    search."""
+    """Features of real training items, standardised by their own mean and standard deviation."""
 
     def __init__(self, real_items: Items, schema: Mapping[str, Any]) -> None:
         raw = _joined([features(part, schema) for part in _chunks(real_items)], float)
@@ -189,8 +188,7 @@ def _checked_quantile(value: float) -> float:
 
 
 class NoveltyFilter(Filter):
-    """Rejects samples that sit closer to a training item than training items usually sit to each other, and exact
-    copies.
+    """Rejects samples closer to a training item than training items are to each other, and exact copies.
 
     Distances are Euclidean between standardised features of the schema. A sample goes if its distance to the nearest
     training item is below the given quantile of the nearest-neighbour distances among the training items themselves.

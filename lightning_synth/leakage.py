@@ -36,8 +36,8 @@ def refuse_synthetic(loaders: Any, split: str) -> None:
     found = _synthetic_in(getattr(loaders, "dataset", None))
     if found is not None:
         raise SyntheticInEvaluationError(
-            f"the {_NAMES.get(split, split)} data holds synthetic items ({found}): scores on them say nothing about real data; "
-            "evaluate on real items only"
+            f"the {_NAMES.get(split, split)} data holds synthetic items ({found}): scores on them say nothing about real "
+            "data; evaluate on real items only"
         )
 
 

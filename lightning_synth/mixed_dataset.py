@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +19,10 @@ from lightning_synth.schema import PROVENANCE, Items, get_domain, like_source
 
 #: Pools up to this size are held in memory in the form of the real items; larger ones are read batch by batch.
 MEMORY_LIMIT = 256 << 20
+
+
+#: One tensor of real rows followed by synthetic ones, or the two apart.
+Column = Tensor | tuple[Tensor, Tensor]
 
 
 class Fetched(NamedTuple):
@@ -188,11 +194,15 @@ class Converter:
         return self._graph(item)
 
     def _graph(self, item: Any) -> Any:
+        # In the node domain, provenance belongs to nodes and is part of the augmented graph.
+        own = [name for name in PROVENANCE if self.layout["domain"] == "node" and name in item]
         names = _names(self.real_item)
         graph = type(self.real_item)(num_nodes=int(item.num_nodes))
         for name in names:
             value, like = item[name], self.real_item[name]
             graph[name] = value.to(like.dtype) if isinstance(value, Tensor) and isinstance(like, Tensor) else value
+        for name in own:
+            graph[name] = item[name]
         return graph
 
     def stacked(self, items: StackedItems) -> StackedItems:
@@ -235,14 +245,15 @@ class MixedDataset:
             return [self.convert(item) for item in synthetic], True
         return synthetic, False
 
-    def _stack(self) -> dict[str, tuple[Tensor, Tensor]] | None:
-        """Pair the columns of real and synthetic items if both are stacked in memory."""
+    def _stack(self) -> dict[str, Column] | None:
+        """Join the columns of real and synthetic items if both are stacked in memory."""
         if not isinstance(self.real, StackedItems) or not isinstance(self.synthetic, StackedItems):
             return None
-        none = {name: value[:0] for name, value in self.real.tensors.items()}
-        synthetic = self.synthetic.tensors if len(self.synthetic) else none
-        pairs = {name: (value, synthetic[name]) for name, value in self.real.tensors.items() if name not in PROVENANCE}
-        return {name: (a.contiguous(), b.contiguous()) for name, (a, b) in pairs.items()}
+        real = {name: value for name, value in self.real.tensors.items() if name not in PROVENANCE}
+        synthetic = self.synthetic.tensors if len(self.synthetic) else {name: value[:0] for name, value in real.items()}
+        small = sum(value.nbytes + synthetic[name].nbytes for name, value in real.items()) <= MEMORY_LIMIT
+        pairs = {name: (value, synthetic[name]) for name, value in real.items()}
+        return {name: torch.cat(pair) if small else pair for name, pair in pairs.items()}
 
     def __len__(self) -> int:
         """Count real and synthetic items."""
@@ -251,21 +262,12 @@ class MixedDataset:
     def __getitem__(self, block: MixedBlock) -> Fetched:
         """Fetch one batch."""
         if self._fields is not None:
-            return Fetched(self._gather(self._fields, block), block.num_real, block.weight)
+            index = torch.from_numpy(block.rows)
+            items = StackedItems({name: _gather(column, index, block.num_real) for name, column in self._fields.items()})
+            return Fetched(items, block.num_real, block.weight)
         real, rows = block.rows[: block.num_real], block.rows[block.num_real :] - self.num_real
         items = [*self._read("real", self.real, real), *self._read_synthetic(rows)]
         return Fetched(items, block.num_real, block.weight)
-
-    def _gather(self, fields: Mapping[str, tuple[Tensor, Tensor]], block: MixedBlock) -> StackedItems:
-        """Copy the rows of both tensors straight to their place in the batch."""
-        index = torch.from_numpy(block.rows)
-        real, rows, size = index[: block.num_real], index[block.num_real :] - self.num_real, len(index)
-        out = {}
-        for name, (a, b) in fields.items():
-            batch = out[name] = a.new_empty((size, *a.shape[1:]))
-            torch.index_select(a, 0, real, out=batch[: block.num_real])
-            torch.index_select(b, 0, rows, out=batch[block.num_real :])
-        return StackedItems(out)
 
     def _read_synthetic(self, rows: np.ndarray) -> Items:
         found = self._read("synthetic", self.synthetic, rows)
@@ -280,6 +282,17 @@ class MixedDataset:
             raise DataError(
                 f"{kind} item {_culprit(items, rows)} could not be read: {type(error).__name__}: {error}"
             ) from error
+
+
+def _gather(column: Column, index: Tensor, num_real: int) -> Tensor:
+    """Rows of a column; those of a pair are copied straight to their place in the batch."""
+    if isinstance(column, Tensor):
+        return column.index_select(0, index)
+    real, synthetic = column
+    batch = real.new_empty((len(index), *real.shape[1:]))
+    torch.index_select(real, 0, index[:num_real], out=batch[:num_real])
+    torch.index_select(synthetic, 0, index[num_real:] - len(real), out=batch[num_real:])
+    return batch
 
 
 def _culprit(items: Any, rows: np.ndarray) -> int | str:
@@ -298,10 +311,12 @@ class MixedCollate:
     Args:
         collate: The real loader's ``collate_fn``.
         schema: Of the real items.
+        cap: In the node domain: cap the weight of the synthetic training nodes at that of the real ones.
     """
 
-    def __init__(self, collate: Callable[[Any], Any], schema: Mapping[str, Any]) -> None:
-        self.collate, self.schema = collate, dict(schema)
+    def __init__(self, collate: Callable[[Any], Any], schema: Mapping[str, Any], cap: bool = True) -> None:
+        self.collate, self.schema, self.cap = collate, dict(schema), cap
+        self.domain = get_domain(schema)
 
     def __call__(self, fetched: Fetched) -> Any:
         """Collate one batch."""
@@ -313,8 +328,20 @@ class MixedCollate:
             batch = self.collate(items)
         if isinstance(batch, (tuple, list, Tensor)):
             return batch
-        is_synthetic, weights = provenance_of(size, num_real, weight)
-        return get_domain(self.schema).mark(batch, is_synthetic, weights)
+        if self.domain.name == "node":
+            return self._mark_nodes(copy.copy(batch), num_real, weight)
+        return self.domain.mark(batch, *provenance_of(size, num_real, weight))
+
+    def _mark_nodes(self, graph: Any, num_real: int, weight: float) -> Any:
+        """Mark the nodes of an augmented graph; those of the real graph come first unless the graph says otherwise."""
+        is_synthetic = graph.get("is_synthetic")
+        if num_real:
+            is_synthetic = torch.zeros(graph.num_nodes, dtype=torch.bool)
+        elif is_synthetic is None or len(is_synthetic) != graph.num_nodes:
+            is_synthetic = torch.arange(graph.num_nodes) >= int(self.schema["num_nodes"])
+        counts = [int((graph.train_mask & which).sum()) for which in (~is_synthetic, is_synthetic)]
+        value = min(1.0, counts[0] / max(counts[1], 1)) if self.cap else weight
+        return self.domain.mark(graph, is_synthetic, torch.where(is_synthetic, value, 1.0))
 
 
 def provenance_of(size: int, num_real: int, weight: float) -> tuple[Tensor, Tensor]:
@@ -329,8 +356,12 @@ def provenance_of(size: int, num_real: int, weight: float) -> tuple[Tensor, Tens
         >>> provenance_of(3, 2, 0.5)
         (tensor([False, False,  True]), tensor([1.0000, 1.0000, 0.5000]))
     """
-    is_synthetic = torch.zeros(size, dtype=torch.bool)
-    is_synthetic[num_real:] = True
-    weights = torch.ones(size)
-    weights[num_real:] = weight
-    return is_synthetic, weights
+    is_synthetic, weights = _provenance(size, num_real, weight)
+    return is_synthetic.clone(), weights.clone()
+
+
+@functools.lru_cache(maxsize=64)
+def _provenance(size: int, num_real: int, weight: float) -> tuple[Tensor, Tensor]:
+    """The few compositions of an epoch, made once."""
+    is_synthetic = torch.arange(size) >= num_real
+    return is_synthetic, torch.where(is_synthetic, weight, 1.0)

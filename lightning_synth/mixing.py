@@ -85,7 +85,9 @@ class Plan:
     weight: float
 
     @classmethod
-    def make(cls, real: np.ndarray, counts: np.ndarray, synthetic: np.ndarray, others: np.ndarray, weight: float) -> Plan:
+    def make(
+        cls, real: np.ndarray, counts: np.ndarray, synthetic: np.ndarray, others: np.ndarray, weight: float
+    ) -> Plan:
         """Lay out the batches.
 
         Args:
@@ -114,8 +116,8 @@ class Plan:
 
 
 def _cycle(seed: int, stream: int, start: int, count: int, rows: np.ndarray) -> np.ndarray:
-    """Entries start..start+count of an endless stream that runs through ``rows`` again and again, reshuffled each
-    time.""" if not count:
+    """Entries start..start+count of an endless stream that runs through ``rows`` again and again, reshuffled."""
+    if not count:
         return rows[:0]
     first, last = start // len(rows), (start + count - 1) // len(rows)
     cycles = torch.arange(first, last + 1) + (mix_seed(seed, stream) >> 1)
@@ -177,7 +179,9 @@ class MixtureSampler(DistributedSampler[Any]):
         rank: int = 0,
     ) -> None:
         if num_real < 1 or batch_size < 1:
-            raise ConfigError(f"mixing needs real items and a positive batch size, got {num_real} items in batches of {batch_size}")
+            raise ConfigError(
+                f"mixing needs real items and a batch size, got {num_real} items, batches of {batch_size}"
+            )
         super().__init__(cast("Dataset[Any]", range(num_real + num_synthetic)), num_replicas, rank, seed=seed)
         self.sources = Sources(num_real, num_synthetic, batch_size, num_replicas, mode, real_labels, synthetic_labels)
         self.policy, self.match, self.weight = as_policy(ratio), match, weight
@@ -202,11 +206,11 @@ class MixtureSampler(DistributedSampler[Any]):
         if share and not sources.num_synthetic:
             raise EmptyPoolError("synthetic items are asked for, but the pool is empty")
         if share > sources.num_synthetic:
-            warnings.warn(f"a batch takes {share} synthetic items, the pool has {sources.num_synthetic}: it repeats", stacklevel=4)
+            known = sources.num_synthetic
+            warnings.warn(f"a batch takes {share} synthetic items, the pool has {known}: they repeat", stacklevel=4)
         if not share and isinstance(self.policy, RatioPolicy) and self.policy.peak:
-            warnings.warn(
-                f"ratio {self.policy.peak:g} of a batch of {sources.batch_size} rounds to no synthetic item", stacklevel=4
-            )
+            size = sources.batch_size
+            warnings.warn(f"ratio {self.policy.peak:g} of a batch of {size} is no synthetic item", stacklevel=4)
         if self.match:
             self._check_match(real)
 
@@ -341,23 +345,24 @@ class MixedLoader(DataLoader[Any]):
     ) -> None:
         if not isinstance(sampler, MixtureSampler):
             raise ConfigError(
-                f"MixedLoader needs a MixtureSampler, got {type(sampler).__name__}; Trainer(overfit_batches=...) replaces it: "
-                "use limit_train_batches instead"
+                f"MixedLoader needs a MixtureSampler, got {type(sampler).__name__}; Trainer(overfit_batches=...) replaces "
+                "it: use limit_train_batches instead"
             )
         # An own generator: the base seed of the workers must not be drawn from the global one.
-        options = {"generator": torch.Generator(), **kwargs, "batch_size": None, "shuffle": None}
-        timeout = timeout if num_workers else 0.0
-        super().__init__(
-            dataset, sampler=sampler, collate_fn=collate_fn, num_workers=num_workers, timeout=timeout, **cast("Any", options)
-        )
+        options: Any = {"generator": torch.Generator(), **kwargs, "batch_size": None, "shuffle": None}
+        options |= {"num_workers": num_workers, "timeout": timeout if num_workers else 0.0}
+        super().__init__(dataset, sampler=sampler, collate_fn=collate_fn, **options)
         self.mixture = sampler
+        #: Batches handed out but not trained on yet; the DataModule asks the Trainer.
+        self.in_flight: Callable[[], int] = _none
         self._position = (0, 0)
         self._resume: tuple[int, int] | None = None
 
     def state_dict(self) -> dict[str, int]:
-        """Return the epoch, and how many of its batches were handed out."""
+        """Return the epoch, and how many of its batches were handed out and used."""
         epoch, batches = self._position
-        return {"epoch": self.mixture.epoch, "batches": batches if epoch == self.mixture.epoch else 0}
+        used = max(batches - self.in_flight(), 0)
+        return {"epoch": self.mixture.epoch, "batches": used if epoch == self.mixture.epoch else 0}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue at a saved position.
@@ -398,6 +403,11 @@ class MixedLoader(DataLoader[Any]):
                 f"{reason} while batch {step} of epoch {self.mixture.epoch} (items {index[:8]}...) was awaited; "
                 "num_workers=0 shows the cause in this process"
             ) from error
+
+
+def _none() -> int:
+    """No batch is in flight."""
+    return 0
 
 
 def _worker_failure(error: BaseException) -> str | None:

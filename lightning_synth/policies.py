@@ -102,8 +102,8 @@ class RatioPolicy(Policy):
         """Refuse a share that leaves no room for the real items of `append` mode."""
         if sources.mode == "append" and round(self.peak * sources.batch_size) >= sources.batch_size:
             raise ConfigError(
-                f"ratio {self.peak:g} leaves no real item in a batch of {sources.batch_size}; lower it, take larger batches, "
-                "or use mode='replace' for synthetic-only training"
+                f"ratio {self.peak:g} leaves no real item in a batch of {sources.batch_size}; lower it, take larger "
+                "batches, or use mode='replace' for synthetic-only training"
             )
 
     def counts(self, sources: Sources, epoch: int) -> Counts:

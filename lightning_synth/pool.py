@@ -282,8 +282,10 @@ class SyntheticPool(Dataset[Any], Sequence[Any]):
     @property
     def labels(self) -> np.ndarray | None:
         """Class labels of the items, int64 (items,), or None."""
+        if self._domain.name in _NO_LABELS:
+            return None
         spec = self._rows.fields.get("y")
-        if spec and self._domain.name not in _NO_LABELS and np.dtype(spec["dtype"]).kind in "iu" and np.prod(spec["shape"]) == 1:
+        if spec and np.dtype(spec["dtype"]).kind in "iu" and np.prod(spec["shape"]) == 1:
             return self._column("y").astype(np.int64)
         if "condition.label" in self._rows.schema.names:
             return self._column("condition.label").astype(np.int64)

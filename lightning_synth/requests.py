@@ -21,7 +21,7 @@ _MASK = 0xFFFFFFFF
 # Multipliers and Weyl constants of Philox4x32 (Salmon et al. 2011, table 2).
 _M0, _M1, _W0, _W1, _ROUNDS = 0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85, 10
 # Counters per pass: small enough to stay in the L2 cache of a CPU core.
-_CHUNK = 1 << 15
+_CHUNK = 1 << 16
 Words = tuple[Tensor, Tensor, Tensor, Tensor]
 
 

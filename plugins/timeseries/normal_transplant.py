@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_synth.errors import ConfigError
@@ -12,31 +14,35 @@ from lightning_synth.plugins.resampling import TrainingRows, WindowResampler
 from lightning_synth.requests import KeyedRNG, SampleRequests
 
 
-def centred(x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Take each channel's mean over time away.
+def channel_means(x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean of each channel over windows and time.
 
     Args:
-        x: (rows, channels, length).
-        mask: bool (rows, length), True = observed; None: all.
+        x: (windows, channels, length).
+        mask: bool (windows, length), True = observed; None: all.
 
     Returns:
-        (rows, channels, length); zero where not observed.
+        (channels, 1).
+
+    Example:
+        >>> channel_means(torch.tensor([[[1.0, 3.0]], [[5.0, 7.0]]]))
+        tensor([[4.]])
     """
     if mask is None:
-        return x - x.mean(dim=-1, keepdim=True)
+        return x.mean(dim=(0, 2))[:, None]
     weight = mask[:, None].to(x.dtype)
-    return (x - (x * weight).sum(-1, keepdim=True) / weight.sum(-1, keepdim=True).clamp(min=1)) * weight
+    return ((x * weight).sum((0, 2)) / weight.sum((0, 2)).clamp(min=1))[:, None]
 
 
 class NormalTransplant(WindowResampler):
-    """The trivial form of p_fault = p_normal + difference: x = fault window + scale * (normal window - its mean).
+    """The trivial form of p_fault = p_normal + difference: x = fault window + scale * (normal window - normal mean).
 
-    Every sample keeps the mean of a real fault window and borrows fluctuation, exactly as correlated across channels,
-    from the many windows of normal operation. It is the classical arm that a few-shot generator such as FaultDiffusion
+    A fault window is moved as normal operation moves: on average it stays where it is, and it borrows the slow drift and
+    the fluctuation, exactly as correlated across channels, of the many windows of normal operation. It is the classical arm that a few-shot generator such as FaultDiffusion
     (arXiv 2511.15174) has to beat. Without a normal class in the schema, windows of any class are transplanted.
 
     Args:
-        scale: Interval from which the scale of the normal fluctuation is drawn.
+        scale: Interval from which the scale of the normal deviation is drawn.
 
     Shapes:
         x: (rows, channels, length), units of the data.
@@ -49,7 +55,7 @@ class NormalTransplant(WindowResampler):
         tensor([1, 1, 1])
     """
 
-    def __init__(self, *, scale: tuple[float, float] = (0.5, 1.0), **kwargs: Any) -> None:
+    def __init__(self, *, scale: Sequence[float] = (0.5, 1.0), **kwargs: Any) -> None:
         if len(scale) != 2 or not 0 <= scale[0] <= scale[1]:
             raise ConfigError(f"scale must be an interval (low, high) of positive numbers, got {scale}")
         super().__init__(scale=list(scale), **kwargs)
@@ -66,8 +72,12 @@ class NormalTransplant(WindowResampler):
             return self.rows.without_labels()
         return normal
 
+    def _normal_mean(self) -> Tensor:
+        index = self.donors.index
+        return channel_means(self.windows["x"][index], self.windows["mask"][index] if "mask" in self.windows else None)
+
     def sample_batch(self, requests: SampleRequests, rng: KeyedRNG) -> dict[str, Tensor]:
-        """Add the scaled, centred fluctuation of a normal window to a window of the class.
+        """Add the scaled deviation of a normal window from the normal mean to a window of the class.
 
         Args:
             requests: Rows to sample.
@@ -80,5 +90,7 @@ class NormalTransplant(WindowResampler):
         donor = self.take(self.donors.pick(requests, rng.fork("donor")))
         low, high = self.hparams.scale
         scale = low + (high - low) * rng.fork("scale").uniform((1, 1))
-        mask = batch["mask"] & donor["mask"] if "mask" in batch else None
-        return batch | {"x": batch["x"] + scale * centred(donor["x"], mask)}
+        difference = donor["x"] - self.derived("normal_mean", self._normal_mean).to(rng.device)
+        if "mask" in batch:
+            difference = difference * (batch["mask"] & donor["mask"])[:, None]
+        return batch | {"x": batch["x"] + scale * difference}

@@ -211,8 +211,8 @@ def test_prdc_of_collapse_and_shrinkage():
     real = normal(0, 500, 4)
     collapsed = metrics.prdc(real, 0.01 * normal(1, 500, 4))
     assert collapsed["precision"] == 1 and collapsed["recall"] < 0.02 and collapsed["coverage"] < 0.1
-    shrunk = metrics.prdc(real, 0.5 * normal(1, 500, 4))
-    assert shrunk["precision"] > 0.99 and shrunk["recall"] < 0.7 and shrunk["density"] > 1.5
+    shrunk = metrics.prdc(normal(0, 500, 16), 0.5 * normal(1, 500, 16))
+    assert shrunk["precision"] > 0.99 and shrunk["recall"] < 0.3 and shrunk["density"] > 1.5
 
 
 @pytest.mark.parametrize("d", [1, 2])
@@ -222,7 +222,7 @@ def test_authenticity_of_a_poisson_process(d):
     overlap = {1: 1 / 2, 2: 2 / 3 - np.sqrt(3) / (2 * np.pi)}[d]
     exact = (1 - overlap) / (2 - overlap)
     rng = np.random.default_rng(0)
-    runs = [metrics.alpha_precision(*rng.uniform(size=(2, 6000, d)))["authenticity"] for _ in range(6)]
+    runs = [metrics.alpha_precision(*rng.uniform(size=(2, 4000, d)))["authenticity"] for _ in range(5)]
     assert np.mean(runs) == pytest.approx(exact, rel=0.02)
 
 
@@ -243,7 +243,10 @@ def test_authenticity_is_indexed_by_the_nearest_real_row():
     for synthetic in (null, shrunk):
         ours = metrics.alpha_precision(real, synthetic)["authenticity"]
         assert ours == naive(real, synthetic)
-    right = [np.mean([metrics.alpha_precision(normal(9 + i, 500, 6), s)["authenticity"] for i in range(6)]) for s in (null, shrunk)]
+    right = [
+        np.mean([metrics.alpha_precision(normal(9 + i, 500, 6), s)["authenticity"] for i in range(6)])
+        for s in (null, shrunk)
+    ]
     wrong = [np.mean([published(normal(9 + i, 500, 6), s) for i in range(6)]) for s in (null, shrunk)]
     # Shrinking towards the centre is less authentic; the published index says the opposite.
     assert right[1] < right[0] - 0.1
@@ -311,6 +314,7 @@ CLASSES = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
 @pytest.mark.parametrize("cls", CLASSES)
 def test_classes_accumulate_batches_and_leave_the_global_generator_alone(cls):
     real, synthetic = normal(0, 60, 3), normal(1, 60, 3)
@@ -358,12 +362,19 @@ def test_bad_features_are_named():
 
 def test_too_few_rows_give_nan_not_an_exception():
     few = normal(0, 3, 2)
-    for value in (metrics.prdc(few, few), metrics.classifier_two_sample(few, few), metrics.alpha_precision(few[:1], few)):
+    for value in (
+        metrics.prdc(few, few),
+        metrics.classifier_two_sample(few, few),
+        metrics.alpha_precision(few[:1], few),
+    ):
         assert all(np.isnan(v) for v in value.values())
 
 
 def test_constant_features_are_harmless():
-    real, synthetic = np.concatenate([normal(0, 50, 2), np.ones((50, 1))], 1), np.concatenate([normal(1, 50, 2), np.ones((50, 1))], 1)
+    real, synthetic = (
+        np.concatenate([normal(0, 50, 2), np.ones((50, 1))], 1),
+        np.concatenate([normal(1, 50, 2), np.ones((50, 1))], 1),
+    )
     for spec in METRICS:
         for name, value in spec.compute(None, real, synthetic, {}, 0).items():
             assert np.isfinite(value), name
