@@ -275,7 +275,10 @@ class MixedDataModule(LightningDataModule):
         return self._training
 
     def _prepare(self) -> _Training:
-        loader = first_loader(self.real.train_dataloader())
+        with warnings.catch_warnings():
+            # Its batch size is not the one of the mixture.
+            warnings.filterwarnings("ignore", message="batch_size .* is larger")
+            loader = first_loader(self.real.train_dataloader())
         _check_loader(loader)
         schema = source_schema(self.real)
         dataset: Any = loader.dataset
@@ -334,7 +337,10 @@ class MixedDataModule(LightningDataModule):
         """Return the loader of mixed batches, at the position of the checkpoint if one was loaded."""
         training = self._ready()
         sampler = self._sampler(training)
-        if self.batch_size > len(training.dataset):
+        if self.trainer is not None and self.trainer.overfit_batches:
+            # Lightning would replace the sampler.
+            raise ConfigError("mixing needs its own sampler: use Trainer(limit_train_batches=...), not overfit_batches")
+        if self.batch_size > len(training.dataset) and training.schema["domain"] != "node":
             warnings.warn(
                 f"batch_size {self.batch_size} is larger than the {len(training.dataset)} items", stacklevel=2
             )

@@ -166,7 +166,8 @@ class ArrayDataModule(ItemsDataModule):
         labels, classes = None, []
         if self.y_train is not None:
             labels, classes = coerce_labels(self.y_train, len(series), "y_train", self._known_classes())
-            _warn_rare(labels, classes)
+            if self.window is None:
+                _warn_rare(labels, classes)
         names = [str(value) for value in self.class_names or classes]
         self._classes: list[Any] = classes
         known: dict[str, Any] = {"sampling_rate": rate, "channel_names": self.channel_names}

@@ -23,7 +23,7 @@ _EXPORTS = {
     "SampleRequests": "requests",
     "Samples": "requests",
     "Study": "study",
-    "StudyResult": "study",
+    "StudyResult": "study_result",
     "SyntheticPool": "pool",
     "evaluate": "evaluation",
     "get_generator": "registry",
@@ -78,7 +78,8 @@ if TYPE_CHECKING:
     from lightning_synth.pool import SyntheticPool
     from lightning_synth.registry import GeneratorSpec, get_generator, get_spec, list_generators, register
     from lightning_synth.requests import KeyedRNG, SampleRequests, Samples
-    from lightning_synth.study import Study, StudyResult
+    from lightning_synth.study import Study
+    from lightning_synth.study_result import StudyResult
 
 
 def __getattr__(name: str) -> Any:

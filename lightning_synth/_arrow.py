@@ -25,6 +25,7 @@ Fields = Mapping[str, Mapping[str, Any]]
 #: Of payload columns whose field has the name of a provenance column.
 ITEM_PREFIX = "item."
 _OFFSET = np.dtype(np.int32)
+_POSITIONAL = hasattr(os, "preadv")
 
 
 class _Bytes:
@@ -52,6 +53,7 @@ class _File:
         self.path = path
         # Closed with the object; positional reads share no state, so forked workers may use it as well.
         self._file = io.FileIO(path, "r")
+        self._descriptor = self._file.fileno()
 
     def read_into(self, target: np.ndarray, offset: int) -> None:
         """Read bytes from an offset on.
@@ -59,8 +61,10 @@ class _File:
         Raises:
             PoolError: If the file is shorter than it was.
         """
-        if hasattr(os, "preadv"):
-            done = os.preadv(self._file.fileno(), [target], offset)
+        if not target.nbytes:
+            return
+        if _POSITIONAL:
+            done = os.preadv(self._descriptor, [target], offset)
         else:  # pragma: no cover - Windows
             self._file.seek(offset)
             done = self._file.readinto(target)
@@ -177,8 +181,7 @@ class ArrowRows:
             self._source.read_into(bounds, column.offsets + row * _OFFSET.itemsize)
             start, size = int(bounds[0]), int(bounds[1] - bounds[0])
         values = np.empty(size, dtype)
-        if size:
-            self._source.read_into(values, column.values + start * dtype.itemsize)
+        self._source.read_into(values, column.values + start * dtype.itemsize)
         return values
 
     def stack(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
@@ -190,26 +193,33 @@ class ArrowRows:
         Returns:
             Field to tensor (rows, ...).
         """
-        out = {name: np.empty((len(rows), *self._shapes[name]), dtype) for name, dtype in self._dtypes.items()}
-        in_order = len(rows) < 2 or bool((np.diff(rows) > 0).all())
-        order = np.arange(len(rows)) if in_order else np.argsort(rows, kind="stable")
-        for number, local, part in self._runs(rows[order]):
-            for name, target in out.items():
-                column, dtype, size = self._columns[number][name], self._dtypes[name], self._sizes[name]
-                values = np.empty((part.stop - part.start, *self._shapes[name]), dtype)
-                start = local * size
-                if column.offsets is not None:
-                    start = self._first_value(column, local)
-                if values.size:
-                    self._source.read_into(values, column.values + start * dtype.itemsize)
-                target[part if in_order else order[part]] = values
-        return {self._names[name]: torch.from_numpy(target) for name, target in out.items()}
+        ascending = len(rows) < 2 or bool((np.diff(rows) > 0).all())
+        order = None if ascending else np.argsort(rows, kind="stable")
+        runs = self._runs(rows if order is None else rows[order])
+        # A single row of an unordered batch goes straight to its place, too.
+        places = [part if order is None or part.stop - part.start > 1 else slice(order[part.start], order[part.start] + 1)
+                  for _, _, part in runs]
+        stacked = {}
+        for name, dtype in self._dtypes.items():
+            target = np.empty((len(rows), *self._shapes[name]), dtype)
+            stride = self._sizes[name] * dtype.itemsize
+            for (number, local, part), place in zip(runs, places, strict=True):
+                column = self._columns[number][name]
+                offset = column.values + (local * stride if column.offsets is None else self._first(column, local, dtype))
+                if order is None or place is not part:
+                    self._source.read_into(target[place], offset)
+                else:
+                    values = np.empty((part.stop - part.start, *self._shapes[name]), dtype)
+                    self._source.read_into(values, offset)
+                    target[order[part]] = values
+            stacked[self._names[name]] = torch.from_numpy(target)
+        return stacked
 
-    def _first_value(self, column: _Column, row: int) -> int:
+    def _first(self, column: _Column, row: int, dtype: np.dtype[Any]) -> int:
+        """Bytes before the values of a row, where rows have offsets."""
         bound = np.empty(1, _OFFSET)
-        assert column.offsets is not None
-        self._source.read_into(bound, column.offsets + row * _OFFSET.itemsize)
-        return int(bound[0])
+        self._source.read_into(bound, (column.offsets or 0) + row * _OFFSET.itemsize)
+        return int(bound[0]) * dtype.itemsize
 
     def _runs(self, rows: np.ndarray) -> list[tuple[int, int, slice]]:
         """Split ascending rows into (batch, first row in the batch, positions) of neighbours within one batch."""

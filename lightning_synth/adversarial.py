@@ -31,14 +31,14 @@ class AdversarialGenerator(Generator):
     A subclass makes its networks in `build` (by default called ``G`` and ``D``), and writes `discriminator_loss`,
     `generator_loss` and `sample_batch`. The rest is here:
 
-    - ``Trainer(max_steps=10)`` means ten batches, as for any other model; Lightning would count both optimisers and stop
-      after five. `global_step` in checkpoints, callbacks and resuming counts batches too.
+    - ``Trainer(max_steps=10)`` means ten batches, as for any other model; Lightning would count both optimisers and
+      stop after five. `global_step` in checkpoints, callbacks and resuming counts batches too.
     - While one loss is computed, the networks of the other side are frozen: no detach is needed, no gradient leaks.
     - ``update="alternating"`` updates the discriminator ``d_steps`` times, then the generator. Under DDP this needs
-      ``strategy="ddp_find_unused_parameters_true"``. ``update="joint"`` computes both losses on the same weights and calls
-      backward once, which runs under plain ``strategy="ddp"``.
+      ``strategy="ddp_find_unused_parameters_true"``. ``update="joint"`` computes both losses on the same weights and
+      calls backward once, which runs under plain ``strategy="ddp"``.
     - Clipping and accumulation are settings of the model, because Lightning refuses its own with two optimisers.
-    - Learning-rate schedulers returned by `configure_optimizers` are stepped, with their ``interval`` and ``frequency``.
+    - Learning-rate schedulers returned by `configure_optimizers` are stepped at their ``interval`` and ``frequency``.
     - A discriminator whose loss stays near zero, and a generator that lost most of the data, raise a warning.
 
     Args:
@@ -72,7 +72,13 @@ class AdversarialGenerator(Generator):
         **kwargs: Any,
     ) -> None:
         _check_settings(update, d_steps, clip_val, accumulate, d_lr)
-        settings = {"update": update, "d_steps": d_steps, "clip_val": clip_val, "accumulate": accumulate, "d_lr": d_lr}
+        settings: dict[str, Any] = {
+            "update": update,
+            "d_steps": d_steps,
+            "clip_val": clip_val,
+            "accumulate": accumulate,
+            "d_lr": d_lr,
+        }
         super().__init__(lr=lr, **settings, **kwargs)
         self.automatic_optimization = False
         self._near_zero: Tensor | int = 0
@@ -178,7 +184,7 @@ class AdversarialGenerator(Generator):
         if not due:
             return
         if self.hparams.clip_val is not None:
-            self.clip_gradients(optimizer, self.hparams.clip_val, "norm")
+            self.clip_gradients(optimizer.optimizer, self.hparams.clip_val, "norm")
         optimizer.step()
         optimizer.zero_grad()
         # Under mixed precision the next loss of this batch must not see low-precision copies of the old weights.
@@ -248,7 +254,9 @@ class AdversarialGenerator(Generator):
                 f"use {name}(accumulate={number})"
             )
         if self.hparams.clip_val is not None and trainer.precision == "16-mixed":
-            raise ConfigError(f"{name}(clip_val=...) under precision='16-mixed' would clip scaled gradients; use 'bf16-mixed'")
+            raise ConfigError(
+                f"{name}(clip_val=...) under precision='16-mixed' would clip scaled gradients; use 'bf16-mixed'"
+            )
         strategy = trainer.strategy
         if isinstance(strategy, DDPStrategy) and self.hparams["update"] == "alternating":
             if not strategy._ddp_kwargs.get("find_unused_parameters", False):

@@ -341,7 +341,7 @@ class MixedCollate:
             is_synthetic = torch.arange(graph.num_nodes) >= int(self.schema["num_nodes"])
         counts = [int((graph.train_mask & which).sum()) for which in (~is_synthetic, is_synthetic)]
         value = min(1.0, counts[0] / max(counts[1], 1)) if self.cap else weight
-        return self.domain.mark(graph, is_synthetic, torch.where(is_synthetic, value, 1.0))
+        return self.domain.mark(graph, is_synthetic, torch.where(is_synthetic, value, 1.0).float())
 
 
 def provenance_of(size: int, num_real: int, weight: float) -> tuple[Tensor, Tensor]:
@@ -364,4 +364,4 @@ def provenance_of(size: int, num_real: int, weight: float) -> tuple[Tensor, Tens
 def _provenance(size: int, num_real: int, weight: float) -> tuple[Tensor, Tensor]:
     """The few compositions of an epoch, made once."""
     is_synthetic = torch.arange(size) >= num_real
-    return is_synthetic, torch.where(is_synthetic, weight, 1.0)
+    return is_synthetic, torch.where(is_synthetic, weight, 1.0).float()

@@ -331,7 +331,7 @@ class MixedLoader(DataLoader[Any]):
         mixture: The sampler.
 
     Raises:
-        ConfigError: If the sampler is of another kind, as with ``Trainer(overfit_batches=...)``.
+        ConfigError: If the sampler is of another kind.
     """
 
     def __init__(
@@ -344,10 +344,7 @@ class MixedLoader(DataLoader[Any]):
         **kwargs: Any,
     ) -> None:
         if not isinstance(sampler, MixtureSampler):
-            raise ConfigError(
-                f"MixedLoader needs a MixtureSampler, got {type(sampler).__name__}; Trainer(overfit_batches=...) replaces "
-                "it: use limit_train_batches instead"
-            )
+            raise ConfigError(f"MixedLoader needs a MixtureSampler, got {type(sampler).__name__}")
         # An own generator: the base seed of the workers must not be drawn from the global one.
         options: Any = {"generator": torch.Generator(), **kwargs, "batch_size": None, "shuffle": None}
         options |= {"num_workers": num_workers, "timeout": timeout if num_workers else 0.0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -100,7 +101,12 @@ class CountBatches(Callback):
 
 
 def make_trainer(*callbacks: Callback, **options: Any) -> L.Trainer:
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     return L.Trainer(accelerator="cpu", callbacks=list(callbacks), **{**quiet, "devices": 1, **options})
 
 
@@ -204,7 +210,7 @@ def test_accumulation_steps_once_per_group_and_at_the_end() -> None:
             seen.append(weights(module))
 
     fit(ToyGAN(accumulate=3), Watch(), max_epochs=1)
-    moved = [not torch.equal(a, b) for a, b in zip(seen, seen[1:], strict=False)]
+    moved = [not torch.equal(a, b) for a, b in itertools.pairwise(seen)]
     assert moved == [False, True, True]  # batches 1, 2: nothing; 3: a full group; 4: the last of the epoch
 
 
@@ -247,7 +253,7 @@ def test_repeated_discriminator_steps_see_new_weights_under_mixed_precision() ->
     assert losses[0] > losses[1] > losses[2]
 
 
-# -------------------------------------------------------------------------------------------------- settings and refusals
+# ---------------------------------------------------------------------------------------------- settings and refusals
 
 
 @pytest.mark.parametrize(
@@ -394,7 +400,9 @@ def run_two_processes(tmp_path: Path, kind: str, strategy: str) -> subprocess.Co
 
 
 @pytest.mark.ddp
-@pytest.mark.parametrize(("kind", "strategy"), [("joint", "ddp_fork"), ("alternating", "ddp_fork_find_unused_parameters_true")])
+@pytest.mark.parametrize(
+    ("kind", "strategy"), [("joint", "ddp_fork"), ("alternating", "ddp_fork_find_unused_parameters_true")]
+)
 def test_both_updates_keep_two_processes_equal(kind: str, strategy: str, tmp_path: Path) -> None:
     done = run_two_processes(tmp_path, kind, strategy)
     assert "RESULT True 6 6" in done.stdout, done.stdout + done.stderr[-3000:]
@@ -403,4 +411,6 @@ def test_both_updates_keep_two_processes_equal(kind: str, strategy: str, tmp_pat
 @pytest.mark.ddp
 def test_stock_alternating_updates_fail_under_plain_ddp(tmp_path: Path) -> None:
     done = run_two_processes(tmp_path, "stock", "ddp_fork")
-    assert done.returncode and "parameters that were not used in producing" in done.stderr, done.stdout + done.stderr[-3000:]
+    assert done.returncode and "parameters that were not used in producing" in done.stderr, (
+        done.stdout + done.stderr[-3000:]
+    )

@@ -23,8 +23,8 @@ def collapse_scores(real: np.ndarray, synthetic: np.ndarray, k: int = 5) -> dict
         k: Neighbours that set the radius of a real item's ball.
 
     Returns:
-        ``coverage``: share of real items with a synthetic item within the distance of their k-th real neighbour (Naeem et
-        al. 2020, arXiv 2002.09797, eq. 6; as many real items in place of the synthetic ones score about 1 - 2**-k).
+        ``coverage``: share of real items with a synthetic item within the distance of their k-th real neighbour (Naeem
+        et al. 2020, arXiv 2002.09797, eq. 6; as many real items in place of the synthetic ones score about 1 - 2**-k).
         ``variance_ratio``: total variance of synthetic over real features, 1 is right.
         ``distinct``: share of synthetic rows that are not repeats.
 
@@ -48,12 +48,12 @@ def collapse_scores(real: np.ndarray, synthetic: np.ndarray, k: int = 5) -> dict
 class CollapseMonitor(Callback):
     """Sample a few hundred items now and then, and warn when they cover little of the training data.
 
-    Logs ``collapse/coverage``, ``collapse/variance_ratio`` and ``collapse/distinct``. Samples depend on the row's seed only, so
-    watching changes neither the training nor its random numbers.
+    Logs ``collapse/coverage``, ``collapse/variance_ratio`` and ``collapse/distinct``. Samples depend on the row's seed
+    only, so watching changes neither the training nor its random numbers.
 
     Args:
         every_n_epochs: How often to look; the end of training is always looked at.
-        num_samples: Synthetic items, and at most as many real ones.
+        num_samples: Largest number of real items, and of as many synthetic ones.
         min_coverage: Warn below this coverage.
         min_variance_ratio: Warn below this share of the real variance.
         min_distinct: Warn below this share of distinct synthetic items.
@@ -103,15 +103,16 @@ class CollapseMonitor(Callback):
         real, schema = _spaced(module.training_items(), self.num_samples), module.schema
         if len(real) < 3:
             return {}
-        samples = module.sample(self.num_samples, seed=self.seed).items()
+        # As many as real ones: the floors assume equal numbers.
+        samples = module.sample(len(real), seed=self.seed).items()
         scores = collapse_scores(features(real, schema), features(samples, schema))
         self.scores.append({"step": float(trainer.global_step), **scores})
         low = {name: value for name, value in scores.items() if value < self.floors[name]}
         if low:
             found = ", ".join(f"{name} {value:.3g} (floor {self.floors[name]:g})" for name, value in low.items())
             warnings.warn(
-                f"samples of {type(module).__name__} cover little of the training data at step {trainer.global_step}: {found}. "
-                "It has collapsed, or is not trained yet: train longer, lower the learning rate, or stop earlier.",
+                f"samples of {type(module).__name__} cover little of the training data at step {trainer.global_step}: "
+                f"{found}. It has collapsed, or is not trained yet: train longer, lower lr, or stop earlier.",
                 stacklevel=2,
             )
         return scores

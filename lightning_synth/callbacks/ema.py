@@ -19,12 +19,13 @@ _CURRENT, _COUNT = "current_model_state", "averaging_state"
 class GeneratorEMA(WeightAveraging):
     """Exponential moving average of the generator networks; sampling, validation and checkpoints use the average.
 
-    Lightning's ``EMAWeightAveraging`` counts optimiser steps. With two optimisers and an even ``update_every_n_steps`` it
-    never averages, and ends the fit by putting the initial weights back without a word. This one counts batches, leaves
-    discriminators and buffers (batch-norm statistics) as they are, and never replaces weights it has not averaged.
+    Lightning's ``EMAWeightAveraging`` counts optimiser steps. With two optimisers and an even ``update_every_n_steps``
+    it never averages, and ends the fit by putting the initial weights back without a word. This one counts batches,
+    leaves discriminators and buffers (batch-norm statistics) as they are, and never replaces weights it has not
+    averaged.
 
-    The decay warms up as ``min(decay, (1 + s) / (10 + s))`` after s updates (as in TensorFlow's moving averages), so short
-    runs are not dominated by the first weights. The first update copies.
+    The decay warms up as ``min(decay, (1 + s) / (10 + s))`` after s updates (as in TensorFlow's moving averages), so
+    short runs are not dominated by the first weights. The first update copies.
 
     Args:
         decay: Weight of the old average, in [0, 1).

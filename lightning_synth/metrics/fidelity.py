@@ -161,13 +161,15 @@ def _mahalanobis_depth(z: Array, x: Array) -> Array:
 
 
 def _spatial_depth(z: Array, x: Array) -> Array:
-    sample = torch.as_tensor(x)
+    # Single precision is enough for a mean of unit vectors; centring keeps z mean(w) - mean(w x) from cancelling.
+    centre = x.mean(0)
+    sample, points = (torch.as_tensor(a - centre, dtype=torch.float32) for a in (x, z))
     result = np.empty(len(z))
     for rows, d2 in squared_distance_chunks(z, x):
         # mean_i (z - x_i)/|z - x_i| = z mean(w) - mean(w x), with w = 1/|z - x_i| and 0 for a point itself.
         # Rounding leaves about 1e-14 instead of 0 for equal points, so anything below 1e-10 counts as equal.
-        w = torch.where(d2 > 1e-10, d2.rsqrt(), 0.0)
-        mean = (torch.as_tensor(z[rows]) * w.sum(1, keepdim=True) - w @ sample) / len(x)
+        w = torch.where(d2 > 1e-10, d2, torch.inf).float().rsqrt_()
+        mean = (points[rows] * w.sum(1, keepdim=True) - w @ sample) / len(x)
         result[rows] = 1 - mean.norm(dim=1).numpy()
     return result
 

@@ -128,7 +128,12 @@ class Case:
 
 def quiet_trainer(*callbacks: Callback, **options: Any) -> Trainer:
     """Make a silent CPU Trainer that writes nothing by itself."""
-    silent = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    silent = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     with quiet():
         return Trainer(accelerator="cpu", devices=1, callbacks=list(callbacks), **{**silent, **options})
 
@@ -150,8 +155,12 @@ def quiet() -> Iterator[None]:
 
 
 def _global_rng() -> tuple[bytes, bytes, Any]:
-    numpy_state: Any = np.random.get_state()  # noqa: NPY002
-    return torch.get_rng_state().numpy().tobytes(), numpy_state[1].tobytes() + bytes([numpy_state[2] % 256]), random.getstate()
+    numpy_state: Any = np.random.get_state()
+    return (
+        torch.get_rng_state().numpy().tobytes(),
+        numpy_state[1].tobytes() + bytes([numpy_state[2] % 256]),
+        random.getstate(),
+    )
 
 
 @contextmanager

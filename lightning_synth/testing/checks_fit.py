@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_synth.adversarial import AdversarialGenerator
 from lightning_synth.callbacks.ema import GeneratorEMA
@@ -17,8 +18,17 @@ from lightning_synth.errors import CheckpointError, LightningSynthError
 from lightning_synth.generator import Generator
 from lightning_synth.requests import KeyedRNG
 from lightning_synth.schema import validate
-from lightning_synth.testing.case import FIT_STEPS, Case, Recorder, Skipped, difference, tensors_of
-from lightning_synth.testing.tiny import tiny_datamodule
+from lightning_synth.testing.case import (
+    FIT_STEPS,
+    Case,
+    Recorder,
+    Skipped,
+    difference,
+    quiet,
+    quiet_trainer,
+    tensors_of,
+)
+from lightning_synth.testing.tiny import tiny_datamodule, tiny_series
 
 _SECONDS, _BYTES = 60.0, 64 * 2**20
 
@@ -105,7 +115,9 @@ def check_ema(case: Case) -> None:
     recorder = Recorder()
     generator, _ = case.fit(case.datamodule, recorder, GeneratorEMA(every_n_batches=2), max_steps=6)
     trained = dict(generator.named_parameters())
-    assert any(not _same(value, recorder.initial.get(name)) for name, value in trained.items()), "weights are the initial ones"
+    assert any(not _same(value, recorder.initial.get(name)) for name, value in trained.items()), (
+        "weights are the initial ones"
+    )
 
 
 def check_unlabelled_data(case: Case) -> None:
@@ -122,9 +134,43 @@ def check_unlabelled_data(case: Case) -> None:
     validate(items, datamodule.schema)
 
 
+def check_few_items(case: Case) -> None:
+    """Three training items, one a class, are enough to fit and sample: that is where synthesis is wanted most."""
+    datamodule = tiny_datamodule(case.domain, n=3)
+    generator, _ = case.fit(datamodule, max_steps=3)
+    validate(generator.sample(4, seed=0).items(), datamodule.schema)
+
+
+def check_foreign_batches(case: Case) -> None:
+    """A plain DataLoader of (x, y) tuples, without any DataModule of ours, works."""
+    if case.domain != "timeseries":
+        raise Skipped("tuple batches exist for time series only")
+    tensors = tiny_series(16).tensors
+    loader = DataLoader(TensorDataset(tensors["x"], tensors["y"]), batch_size=8)
+    generator = case.fresh()
+    with quiet():
+        quiet_trainer(max_steps=3).fit(generator, loader)
+    items = generator.sample(3, seed=0).items()
+    assert set(items[0]) == {"x", "y"}, f"items have the fields {sorted(items[0])}"
+
+
+def check_held_out_data_is_not_used(case: Case) -> None:
+    """Other validation and test items leave the fitted generator bit-identical."""
+    if case.domain == "node":
+        raise Skipped("a node data set splits its nodes by masks")
+    states = [case.fit(tiny_datamodule(case.domain, held_out_seed=seed), max_steps=3)[0] for seed in (1, 4)]
+    first, second = (tensors_of(generator) for generator in states)
+    changed = [name for name in first if not _same(first[name], second[name])]
+    assert not changed, f"validation or test items changed the generator: {changed[:3]}"
+    found = difference(*(generator.sample(3, seed=0).items() for generator in states), case.domain)
+    assert not found, f"validation or test items changed the samples: {found}"
+
+
 def check_budget(case: Case) -> None:
     """The tiny configuration is tiny: a minute and 64 MiB of weights at the very most."""
-    assert case.fitted.seconds < _SECONDS, f"{FIT_STEPS} tiny steps took {case.fitted.seconds:.0f} s; make spec.tiny smaller"
+    assert case.fitted.seconds < _SECONDS, (
+        f"{FIT_STEPS} tiny steps took {case.fitted.seconds:.0f} s; make spec.tiny smaller"
+    )
     size = sum(value.nbytes for value in tensors_of(case.fitted.generator).values())
     assert size < _BYTES, f"{size / 2**20:.0f} MiB of weights; make spec.tiny smaller"
 
@@ -135,7 +181,9 @@ def check_checkpoint_round_trip(case: Case) -> None:
     torch.load(path, weights_only=True)
     loaded = load_generator(path)
     assert type(loaded) is case.cls, f"loaded a {type(loaded).__name__}"
-    assert json.dumps(dict(loaded.hparams)) == json.dumps(dict(case.fitted.generator.hparams)), "hyper-parameters changed"
+    assert json.dumps(dict(loaded.hparams)) == json.dumps(dict(case.fitted.generator.hparams)), (
+        "hyper-parameters changed"
+    )
     found = difference(case.fitted.generator.sample(5, seed=3).items(), loaded.sample(5, seed=3).items(), case.domain)
     assert not found, f"samples changed by saving and loading: {found}"
 
@@ -147,7 +195,9 @@ def check_corrupt_checkpoint(case: Case) -> None:
     short.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     _assert_refused(short, "half of a checkpoint")
     content: dict[str, Any] = torch.load(path, weights_only=True)
-    numbers = [v for v in content["state_dict"].values() if isinstance(v, Tensor) and v.is_floating_point() and v.numel()]
+    numbers = [
+        v for v in content["state_dict"].values() if isinstance(v, Tensor) and v.is_floating_point() and v.numel()
+    ]
     if numbers:
         numbers[0].view(-1)[0] += 1
         torch.save(content, altered)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,6 +17,7 @@ from lightning_synth.generator import Generator
 from lightning_synth.requests import SampleRequests
 from lightning_synth.schema import get_domain, num_rows, validate
 from lightning_synth.testing.case import Case, Skipped, difference, quiet, quiet_trainer, tensors_of, watch_global_rng
+from lightning_synth.testing.tiny import tiny_datamodule
 
 
 def check_counts(case: Case) -> None:
@@ -25,7 +27,9 @@ def check_counts(case: Case) -> None:
         counts = (len(samples), len(samples.items()), len(samples.accepted), len(samples.index))
         assert counts == (n, n, n, n), f"sample({n}) gave {counts} (rows, items, accepted, index)"
         if n or case.domain != "node":
-            assert num_rows(samples.data, case.schema) == n, f"sample({n}).data has {num_rows(samples.data, case.schema)} rows"
+            assert num_rows(samples.data, case.schema) == n, (
+                f"sample({n}).data has {num_rows(samples.data, case.schema)} rows"
+            )
 
 
 def check_items_are_valid(case: Case) -> None:
@@ -35,7 +39,9 @@ def check_items_are_valid(case: Case) -> None:
     kind = get_domain(case.domain)
     real, synthetic = kind.fields(case.datamodule.train_items()[0]), kind.fields(items[0])
     optional = {"user_id", "timestamp", "smiles", "y", "mask", "train_mask", "val_mask", "test_mask"}
-    assert real.keys() - optional <= synthetic.keys(), f"fields {sorted(real.keys() - optional - synthetic.keys())} are missing"
+    assert real.keys() - optional <= synthetic.keys(), (
+        f"fields {sorted(real.keys() - optional - synthetic.keys())} are missing"
+    )
     for name in real.keys() & synthetic.keys():
         want, got = real[name], synthetic[name]
         assert type(want) is type(got), f"field {name!r} is {type(got).__name__}, not {type(want).__name__}"
@@ -79,16 +85,18 @@ def check_rows_depend_on_their_seed_only(case: Case) -> None:
 
 
 def check_seeds_differ(case: Case) -> None:
-    """Other seeds give other items, and rows of one request differ from each other."""
+    """Under one condition, other seeds give other items, and rows of one request differ from each other."""
     generator = case.fitted.generator
-    first, second = (list(generator.sample(8, seed=seed).items()) for seed in (0, 1))
+    one, other = generator.make_requests(8, seed=0), generator.make_requests(8, seed=1)
+    same = {name: value[:1].expand(8) for name, value in one.condition.items()}
+    first, second = (list(generator.sample(replace(part, condition=same)).items()) for part in (one, other))
     ignore = ("y", "label")
     assert difference(first, second, case.domain, ignore), "seed 0 and seed 1 give the same items"
     assert difference(first[:1] * 7, first[1:], case.domain, ignore), "all rows of a request are equal"
 
 
 def check_sampling_is_repeatable(case: Case) -> None:
-    """The same request gives the same items, whatever the global generators hold, and leaves model and generators alone."""
+    """A request gives the same items whatever the global generators hold, and leaves them and the model alone."""
     generator = case.fitted.generator
     state, training = tensors_of(generator), generator.training
     with watch_global_rng() as kept:
@@ -127,9 +135,23 @@ def check_bad_labels_are_refused(case: Case) -> None:
         raise AssertionError(f"label {label} was accepted, there are {_classes(case)} classes")
 
 
+def check_continuous_conditions(case: Case) -> None:
+    """Items with a continuous condition fit; where the generator knows it, requested values come back and matter."""
+    if case.domain != "timeseries":
+        raise Skipped(f"items of the domain {case.domain} carry no continuous conditions")
+    datamodule = tiny_datamodule(case.domain, conditions=("rpm",))
+    generator, _ = case.fit(datamodule, max_steps=10)
+    validate(generator.sample(3, seed=0).items(), datamodule.schema)
+    if not {"rpm", "*"} & set(case.cls.conditions):
+        return
+    low, high = (generator.sample(3, condition={"label": 1, "rpm": rpm}, seed=0).items() for rpm in (1050.0, 1450.0))
+    assert [float(item["rpm"]) for item in high] == [1450.0] * 3, "the requested rpm does not come back"
+    assert difference(low, high, case.domain, ("rpm",)), "the condition does not change the samples"
+
+
 def check_predict_writes_every_row(case: Case) -> None:
     """``Trainer.predict`` with a `PoolWriter` gives a pool of exactly n rows, the same as `sample`."""
-    from lightning_synth.callbacks import PoolWriter
+    from lightning_synth.callbacks.pool_writer import PoolWriter
     from lightning_synth.datamodules import RequestDataModule
     from lightning_synth.pool import SyntheticPool
 
@@ -140,7 +162,9 @@ def check_predict_writes_every_row(case: Case) -> None:
         path = Path(directory) / "pool"
         trainer = quiet_trainer(PoolWriter(path))
         with quiet():
-            trainer.predict(generator, datamodule=RequestDataModule(n=11, seed=7, batch_size=4), return_predictions=False)
+            trainer.predict(
+                generator, datamodule=RequestDataModule(n=11, seed=7, batch_size=4), return_predictions=False
+            )
         pool = SyntheticPool.open(path)
         items = [pool[i] for i in range(len(pool))]
         assert len(items) == 11, f"asked for 11 rows, the pool has {len(items)}"

@@ -66,7 +66,7 @@ def check_unknown_argument(case: Case) -> None:
     names = [name for name, p in inspect.signature(case.cls.__init__).parameters.items() if p.kind == p.KEYWORD_ONLY]
     right = max([*names, "schema"], key=len)
     try:
-        case.cls(**{right[:-1]: 1})
+        case.fresh(**{right[:-1]: 1})
     except TypeError as error:
         assert right in str(error), f"the error for {right[:-1]!r} does not suggest {right!r}: {error}"
     else:
@@ -74,7 +74,7 @@ def check_unknown_argument(case: Case) -> None:
 
 
 def check_hparams_are_plain(case: Case) -> None:
-    """Hyper-parameters are numbers, strings, lists and dicts: other things make a checkpoint that torch refuses to load."""
+    """Hyper-parameters are numbers, strings, lists and dicts: with others torch refuses to load the checkpoint."""
     for generator in (case.fresh(), case.fresh(schema=case.schema), case.fitted.generator):
         try:
             text = json.dumps(dict(generator.hparams))

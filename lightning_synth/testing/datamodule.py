@@ -37,7 +37,9 @@ def check_datamodule(datamodule: Any, raise_on_failure: bool = True) -> dict[str
         datamodule.prepare_data()
         datamodule.setup("fit")
         results = {check.__name__: _run(check, datamodule) for check in DATAMODULE_CHECKS}
-    failed = [f"{name}: {result.removeprefix('failed: ')}" for name, result in results.items() if result.startswith("failed")]
+    failed = [
+        f"{name}: {result.removeprefix('failed: ')}" for name, result in results.items() if result.startswith("failed")
+    ]
     if failed and raise_on_failure:
         name = type(datamodule).__name__
         raise AssertionError(f"{name} fails {len(failed)} of {len(results)} checks\n  " + "\n  ".join(failed))
@@ -67,7 +69,7 @@ def check_schema_is_plain(dm: Any) -> None:
 
 
 def check_keeps_arguments_as_attributes(dm: Any) -> None:
-    """Arguments are plain attributes: under LightningCLI a nested DataModule gets the hyper-parameters of the outer one."""
+    """Arguments are plain attributes: under LightningCLI a nested DataModule gets the hparams of the outer one."""
     assert not dict(dm.hparams), "constructor arguments are in self.hparams; keep them as plain attributes"
 
 
@@ -179,7 +181,7 @@ def _loaded(loader: Any, schema: dict[str, Any]) -> np.ndarray:
 
 def _order(dm: Any, epoch: int) -> np.ndarray:
     loader = _loader(dm, "train")
-    sampler = getattr(loader, "sampler", None)
-    if hasattr(sampler, "set_epoch"):
-        sampler.set_epoch(epoch)
+    set_epoch = getattr(getattr(loader, "sampler", None), "set_epoch", None)
+    if set_epoch is not None:
+        set_epoch(epoch)
     return _loaded(loader, dm.schema)

@@ -33,6 +33,9 @@ CHECKS: dict[str, Check] = {
         checks_fit.check_trainer_limits,
         checks_fit.check_ema,
         checks_fit.check_unlabelled_data,
+        checks_fit.check_few_items,
+        checks_fit.check_foreign_batches,
+        checks_fit.check_held_out_data_is_not_used,
         checks_fit.check_budget,
         checks_fit.check_checkpoint_round_trip,
         checks_fit.check_corrupt_checkpoint,
@@ -44,6 +47,7 @@ CHECKS: dict[str, Check] = {
         checks_sample.check_sampling_is_repeatable,
         checks_sample.check_labels_are_honoured,
         checks_sample.check_bad_labels_are_refused,
+        checks_sample.check_continuous_conditions,
         checks_sample.check_predict_writes_every_row,
     )
 }
@@ -129,8 +133,8 @@ def check_generator(target: Target, raise_on_failure: bool = True) -> dict[str, 
         raise_on_failure: Raise at the end if something failed; False returns the failures in the result.
 
     Returns:
-        Check name to ``"passed"``, ``"skipped: why"``, ``"failed: why"`` or ``"expected failure: why"``. Generators of any
-        domain are checked in every domain: ``"check_fit[graph]"``.
+        Check name to ``"passed"``, ``"skipped: why"``, ``"failed: why"`` or ``"expected failure: why"``. Generators of
+        any domain are checked in every domain: ``"check_fit[graph]"``.
 
     Raises:
         AssertionError: Naming every failed check, or an expected failure that did not happen.
@@ -145,7 +149,9 @@ def check_generator(target: Target, raise_on_failure: bool = True) -> dict[str, 
     for domain, label, check in _plan(target):
         reason = expected.get(label) or expected.get(check.__name__)
         results[label] = _run(target, domain, check, reason)
-    failed = [f"{name}: {result.removeprefix('failed: ')}" for name, result in results.items() if result.startswith("failed")]
+    failed = [
+        f"{name}: {result.removeprefix('failed: ')}" for name, result in results.items() if result.startswith("failed")
+    ]
     if failed and raise_on_failure:
         raise AssertionError(f"{_name(target)} fails {len(failed)} of {len(results)} checks\n  " + "\n  ".join(failed))
     return results
@@ -166,8 +172,8 @@ def _run(target: Target, domain: str, check: Check, expected: str | None) -> str
 def parametrize_with_checks(targets: Iterable[Target]) -> Any:
     """Make one pytest case of every check on every generator.
 
-    Expected failures of a spec are strict: a check that passes against the expectation fails. Generators whose packages are
-    not installed are skipped with the reason.
+    Expected failures of a spec are strict: a check that passes against the expectation fails. Generators whose packages
+    are not installed are skipped with the reason.
 
     Args:
         targets: Names, specs or classes, as `check_generator`.
@@ -195,7 +201,9 @@ def _params(target: Target) -> Iterator[Any]:
             marks.append(pytest.mark.skip(reason=missing))
         elif reason := expected.get(label) or expected.get(check.__name__):
             marks.append(pytest.mark.xfail(reason=reason, strict=True))
-        yield pytest.param(functools.partial(_as_test, target, domain, check), id=f"{_name(target)}-{label}", marks=marks)
+        yield pytest.param(
+            functools.partial(_as_test, target, domain, check), id=f"{_name(target)}-{label}", marks=marks
+        )
 
 
 def _as_test(target: Target, domain: str, check: Check) -> None:

@@ -205,7 +205,7 @@ def tiny_sequences(n: int = 16, vocab_size: int = 12, max_length: int = 8, seed:
     return [{"item_id": ids[i, : lengths[i]], "user_id": torch.tensor(i)} for i in range(n)]
 
 
-def tiny_items(domain: str, n: int = 16, labels: bool = True, seed: int = 0) -> Items:
+def tiny_items(domain: str, n: int = 16, labels: bool = True, seed: int = 0, conditions: Sequence[str] = ()) -> Items:
     """Make tiny items of a domain.
 
     Args:
@@ -213,6 +213,7 @@ def tiny_items(domain: str, n: int = 16, labels: bool = True, seed: int = 0) -> 
         n: How many (a node data set is one graph).
         labels: With class labels, where the domain has them.
         seed: Of the items.
+        conditions: Names of continuous conditions (timeseries only).
 
     Raises:
         ConfigError: If the domain is unknown.
@@ -222,7 +223,7 @@ def tiny_items(domain: str, n: int = 16, labels: bool = True, seed: int = 0) -> 
         5
     """
     if domain == "timeseries":
-        return tiny_series(n, num_classes=3 if labels else 0, seed=seed)
+        return tiny_series(n, num_classes=3 if labels else 0, seed=seed, conditions=conditions)
     if domain == "graph":
         return tiny_graphs(n, num_classes=2 if labels else 0, seed=seed)
     if domain == "node":
@@ -235,13 +236,14 @@ def tiny_items(domain: str, n: int = 16, labels: bool = True, seed: int = 0) -> 
     raise ConfigError(f"no tiny data for domain {domain!r}")
 
 
-def tiny_schema(domain: str, n: int = 16, labels: bool = True) -> Schema:
+def tiny_schema(domain: str, n: int = 16, labels: bool = True, conditions: Sequence[str] = ()) -> Schema:
     """Describe the training items of `tiny_datamodule`.
 
     Args:
         domain: One of ``timeseries graph node molecule sequence``.
         n: Number of training items.
         labels: With class labels, where the domain has them.
+        conditions: Names of continuous conditions (timeseries only).
 
     Example:
         >>> tiny_schema("sequence")["vocab_size"]
@@ -251,10 +253,17 @@ def tiny_schema(domain: str, n: int = 16, labels: bool = True) -> Schema:
     if domain == "molecule":
         names = ["atoms", "hetero_atoms"]
         known = {"atom_types": list(ATOM_TYPES), "bond_types": list(BOND_TYPES), "property_names": names}
-    return describe(tiny_items(domain, n, labels), domain, **known)
+    return describe(tiny_items(domain, n, labels, conditions=conditions), domain, **known)
 
 
-def tiny_datamodule(domain: str = "timeseries", n: int = 16, batch_size: int = 8, labels: bool = True) -> Any:
+def tiny_datamodule(
+    domain: str = "timeseries",
+    n: int = 16,
+    batch_size: int = 8,
+    labels: bool = True,
+    conditions: Sequence[str] = (),
+    held_out_seed: int = 1,
+) -> Any:
     """Make a datamodule of tiny items.
 
     Args:
@@ -262,6 +271,8 @@ def tiny_datamodule(domain: str = "timeseries", n: int = 16, batch_size: int = 8
         n: Number of training items; validation and test have half as many.
         batch_size: Of its loaders.
         labels: With class labels, where the domain has them.
+        conditions: Names of continuous conditions (timeseries only).
+        held_out_seed: Of the validation items; test items have the next one.
 
     Returns:
         An ``ItemsDataModule``.
@@ -272,11 +283,11 @@ def tiny_datamodule(domain: str = "timeseries", n: int = 16, batch_size: int = 8
     """
     from lightning_synth.datamodules.base import ItemsDataModule
 
-    schema, train = tiny_schema(domain, n, labels), tiny_items(domain, n, labels)
+    schema, train = tiny_schema(domain, n, labels, conditions), tiny_items(domain, n, labels, 0, conditions)
     if domain == "node":
         return ItemsDataModule(train, train, train, schema=schema, domain=domain, batch_size=batch_size)
-    val = _unseen(tiny_items(domain, n, labels, seed=1), schema, train)[: n // 2]
-    test = _unseen(tiny_items(domain, n, labels, seed=2), schema, train, val)[: n // 2]
+    val = _unseen(tiny_items(domain, n, labels, held_out_seed, conditions), schema, train)[: n // 2]
+    test = _unseen(tiny_items(domain, n, labels, held_out_seed + 1, conditions), schema, train, val)[: n // 2]
     return ItemsDataModule(train, val, test, schema=schema, domain=domain, batch_size=batch_size)
 
 

@@ -76,7 +76,12 @@ class History(Callback):
 
 
 def make_trainer(*callbacks: Callback, **options: Any) -> L.Trainer:
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     # The monitor only keeps the model from adding one that warns about these hopeless toys.
     silent = CollapseMonitor(every_n_epochs=1000, min_coverage=-1, min_variance_ratio=-1, min_distinct=-1)
     return L.Trainer(accelerator="cpu", callbacks=[*callbacks, silent], **{**quiet, "devices": 1, **options})

@@ -9,14 +9,17 @@ import textwrap
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from torch.utils.data import RandomSampler
+
 from lightning_synth.datamodules import EpochSampler, ItemsDataModule
 from lightning_synth.errors import ConfigError, DataError
 from lightning_synth.items import StackedItems
-from torch.utils.data import RandomSampler
 
 
 def items(n, offset=0):
-    return StackedItems({"x": torch.arange(offset, offset + n).float()[:, None, None].expand(n, 2, 8), "y": torch.arange(n) % 3})
+    return StackedItems(
+        {"x": torch.arange(offset, offset + n).float()[:, None, None].expand(n, 2, 8), "y": torch.arange(n) % 3}
+    )
 
 
 def order(datamodule, epoch):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from lightning_synth.datamodules import ArrayDataModule, UEADataModule
 from lightning_synth.datamodules.readers import read_ts
 from lightning_synth.errors import ConfigError, DataError
@@ -65,7 +66,13 @@ def test_groups_stay_together():
 def test_own_validation_split_and_conditions():
     x, y = arrays()
     data = ArrayDataModule(
-        x, y, x_val=x[:2], y_val=y[:2], conditions={"load": np.arange(12)}, conditions_val={"load": [1, 2]}, val_fraction=0.5
+        x,
+        y,
+        x_val=x[:2],
+        y_val=y[:2],
+        conditions={"load": np.arange(12)},
+        conditions_val={"load": [1, 2]},
+        val_fraction=0.5,
     )
     assert len(data.train_items()) == 12 and data.val_items().tensors["load"].tolist() == [1.0, 2.0]
     assert set(data.schema["condition_rows"]) == {"label", "load"}
@@ -103,7 +110,10 @@ def test_normal_class_by_name():
     x, _ = arrays()
     data = ArrayDataModule(x, ["ok", "broken", "ok"] * 4, normal_class="ok")
     assert data.schema["normal_class"] == 1
-    assert ArrayDataModule(x, ["ok", "broken", "ok"] * 4, class_names=["B", "N"], normal_class="N").schema["normal_class"] == 1
+    assert (
+        ArrayDataModule(x, ["ok", "broken", "ok"] * 4, class_names=["B", "N"], normal_class="N").schema["normal_class"]
+        == 1
+    )
     with pytest.raises(ConfigError, match="normal_class"):
         ArrayDataModule(x, ["ok", "broken", "ok"] * 4, normal_class="fine").setup()
 
@@ -114,7 +124,7 @@ def test_impossible_fractions(bad):
         ArrayDataModule(*arrays(), **bad)
 
 
-# Archives --------------------------------------------------------------------------------------------------------------
+# Archives ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -195,7 +205,14 @@ def test_broken_ts_files(tmp_path, text, match):
 
 def test_npz_file(tmp_path):
     x, y = arrays()
-    np.savez(tmp_path / "set.npz", X_train=x, y_train=y, X_test=x[:4] + 1, y_test=y[:4], class_names=np.array(["a", "b", "c"]))
+    np.savez(
+        tmp_path / "set.npz",
+        X_train=x,
+        y_train=y,
+        X_test=x[:4] + 1,
+        y_test=y[:4],
+        class_names=np.array(["a", "b", "c"]),
+    )
     data = UEADataModule(tmp_path / "set.npz")
     assert data.schema["class_names"] == ["a", "b", "c"] and len(data.test_items()) == 4
     np.savez(tmp_path / "other.npz", X=x)

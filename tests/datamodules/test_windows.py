@@ -1,7 +1,10 @@
 """Cutting and splitting: exact counts, gaps, nested shots."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
+
 from lightning_synth.datamodules.windows import apart, cut_windows, draw_shots, time_blocks, window_starts
 from lightning_synth.errors import ConfigError, DataError
 
@@ -40,7 +43,7 @@ def test_blocks_keep_the_gap_and_lose_nothing_else(samples, shares):
     blocks = time_blocks(samples, shares, window)
     used = [(a, b) for a, b in blocks if b > a]
     assert used[0][0] == 0 and used[-1][1] == samples
-    assert all(later[0] - earlier[1] == window for earlier, later in zip(used, used[1:], strict=False))
+    assert all(later[0] - earlier[1] == window for earlier, later in pairwise(used))
     assert all(b - a >= window for a, b in used)
     assert len(used) == sum(share > 0 for share in shares)
 

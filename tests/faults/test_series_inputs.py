@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+
 from lightning_synth.datamodules import ArrayDataModule
 from lightning_synth.datamodules.coerce import coerce_series, regular_time
 from lightning_synth.datamodules.windows import cut_windows
@@ -47,7 +48,7 @@ def refused(match, *args, **kwargs):
         ArrayDataModule(*args, **kwargs).setup("fit")
 
 
-# 1, 2: NaN and infinity ------------------------------------------------------------------------------------------------
+# 1, 2: NaN and infinity ----------------------------------------------------------------------------------------------
 
 
 def test_01_one_nan_names_series_and_channel():
@@ -78,7 +79,7 @@ def test_01_mean_imputation_uses_the_same_series_only():
 def test_01_a_channel_of_nan_cannot_be_imputed():
     x = series()
     x[3, 1] = np.nan
-    with pytest.raises(DataError, match="series 3, channel 1.*nothing to impute"):
+    with pytest.raises(DataError, match=r"series 3, channel 1.*nothing to impute"):
         coerce_series(x, impute="linear")
     with pytest.raises(ConfigError, match="impute"):
         coerce_series(x, impute="magic")
@@ -99,7 +100,7 @@ def test_01_the_frame_refuses_nan_too():
         validate(items, schema)
 
 
-# 3-6: shapes -----------------------------------------------------------------------------------------------------------
+# 3-6: shapes ---------------------------------------------------------------------------------------------------------
 
 
 def test_03_constant_channel_is_kept_with_scale_one():
@@ -150,7 +151,7 @@ def test_06_longer_test_series_are_cut_not_leaked():
     refused("x_test has length 10, but training series have 12", series(), labels(), series(length=10), labels())
 
 
-# 7-9: time -------------------------------------------------------------------------------------------------------------
+# 7-9: time -----------------------------------------------------------------------------------------------------------
 
 
 def test_07_irregular_time_is_resampled_with_a_warning():
@@ -188,7 +189,7 @@ def test_09_decreasing_timestamps():
     refused("timestamps has shape", series(), labels(), timestamps=np.arange(5.0))
 
 
-# 10-13: types and axes -------------------------------------------------------------------------------------------------
+# 10-13: types and axes -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int32, np.uint8, bool, ">f4"])
@@ -224,7 +225,7 @@ def test_13_swapped_axes_are_suspected():
     quiet(series(channels=2, length=12), labels())
 
 
-# 14-17: magnitudes and counts ------------------------------------------------------------------------------------------
+# 14-17: magnitudes and counts ----------------------------------------------------------------------------------------
 
 
 def test_14_huge_magnitudes_warn_and_stay_finite():
@@ -257,7 +258,7 @@ def test_17_class_with_one_example():
     assert data.schema["class_counts"] == [5, 1]
 
 
-# 18, 19: labels --------------------------------------------------------------------------------------------------------
+# 18, 19: labels ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("missing", [-1, np.nan])
@@ -294,7 +295,7 @@ def test_19_a_test_class_that_training_lacks():
     refused("y_test has class 7, which no training series has", series(), labels(), series(1), [7])
 
 
-# 20-23: memory ---------------------------------------------------------------------------------------------------------
+# 20-23: memory -------------------------------------------------------------------------------------------------------
 
 
 def test_20_read_only_memory_map(tmp_path):
@@ -334,9 +335,18 @@ def test_23_gradients_are_dropped():
 
 
 def test_conditions_are_checked():
-    data = quiet(series(), labels(), series(2), labels(2), conditions={"rpm": range(6)}, conditions_test={"rpm": [1, 2]})
+    data = quiet(
+        series(), labels(), series(2), labels(2), conditions={"rpm": range(6)}, conditions_test={"rpm": [1, 2]}
+    )
     assert data.schema["conditions"]["rpm"]["max"] == 5.0 and float(data.test_items()[1]["rpm"]) == 2.0
     refused("is not finite at series 1", series(), labels(), conditions={"rpm": [0, np.inf, 0, 0, 0, 0]})
     refused("but there are 6 series", series(), labels(), conditions={"rpm": [0]})
     refused("reserved", series(), labels(), conditions={"mask": range(6)})
-    refused(r"conditions_test has \[\], but training has \['rpm'\]", series(), labels(), series(), labels(), conditions={"rpm": range(6)})
+    refused(
+        r"conditions_test has \[\], but training has \['rpm'\]",
+        series(),
+        labels(),
+        series(),
+        labels(),
+        conditions={"rpm": range(6)},
+    )

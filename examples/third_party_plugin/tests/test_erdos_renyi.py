@@ -8,8 +8,9 @@ import pytest
 
 pytest.importorskip("lightning_synth_erdos_renyi", reason="pip install ./examples/third_party_plugin")
 
-import lightning_synth as ls
 import torch
+
+import lightning_synth as ls
 from lightning_synth.testing import parametrize_with_checks, tiny_graphs, tiny_schema
 
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning_synth.generator import FitFreeGenerator
-from lightning_synth.requests import KeyedRNG, SampleRequests
 from torch import Tensor
 from torch_geometric.data import Batch, Data
+
+from lightning_synth.generator import FitFreeGenerator
+from lightning_synth.requests import KeyedRNG, SampleRequests
 
 
 class ErdosRenyi(FitFreeGenerator):
@@ -45,7 +46,9 @@ class ErdosRenyi(FitFreeGenerator):
         """Count nodes, pairs and edges of each class."""
         nodes = torch.tensor([graph.num_nodes for graph in items])
         edges = torch.tensor([graph.num_edges / 2 for graph in items])
-        label = torch.tensor([int(graph.y) for graph in items]) if self.schema["num_classes"] else torch.zeros_like(nodes)
+        label = (
+            torch.tensor([int(graph.y) for graph in items]) if self.schema["num_classes"] else torch.zeros_like(nodes)
+        )
         member = torch.nn.functional.one_hot(label, len(self.density)).float().T
         pairs = member @ (nodes * (nodes - 1) / 2)
         self.density.copy_((member @ edges + self.hparams.smoothing / 2) / (pairs + self.hparams.smoothing))
