@@ -170,7 +170,7 @@ def _fail(bad: np.ndarray, name: str, what: str, hint: str, index: int | None) -
 
 def _imputed(array: np.ndarray, missing: np.ndarray, linear: bool, name: str, index: int | None) -> np.ndarray:
     """Fill NaN within each series and channel."""
-    empty = missing.all(2)
+    empty = np.asarray(missing.all(axis=2))
     if empty.any():
         _fail(
             missing & empty[:, :, None], name, "NaN, as is its whole channel", "there is nothing to impute from", index

@@ -314,8 +314,8 @@ def download(root: Path, numbers: Iterable[int], base_url: str = BASE_URL, timeo
         try:
             with urllib.request.urlopen(url, timeout=timeout) as answer, partial.open("wb") as file:
                 shutil.copyfileobj(answer, file)
-            with partial.open("rb") as file:
-                if file.read(6) != b"MATLAB":
+            with partial.open("rb") as fetched_file:
+                if fetched_file.read(6) != b"MATLAB":
                     raise DataError(f"{url} did not send a MATLAB file; download it by hand to {root}")
             partial.replace(target)
         except (urllib.error.URLError, OSError) as error:

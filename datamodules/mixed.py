@@ -27,7 +27,7 @@ from lightning_synth.errors import (
 )
 from lightning_synth.filters import Filter, Report, ValidityFilter, apply_filters, class_labels
 from lightning_synth.items import StackedItems
-from lightning_synth.leakage import check_fingerprints, check_splits, refuse_synthetic
+from lightning_synth.leakage import check_fingerprints, check_splits, refuse_synthetic, refuse_synthetic_items
 from lightning_synth.mixed_dataset import MixedCollate, MixedDataset, PoolItems, fetch, provenance_of
 from lightning_synth.mixing import MixedLoader, MixtureSampler
 from lightning_synth.policies import FixedRatio, Mode, Policy, RatioPolicy, as_policy
@@ -337,7 +337,7 @@ class MixedDataModule(LightningDataModule):
         """Return the loader of mixed batches, at the position of the checkpoint if one was loaded."""
         training = self._ready()
         sampler = self._sampler(training)
-        if self.trainer is not None and self.trainer.overfit_batches:
+        if getattr(self.trainer, "overfit_batches", 0):
             # Lightning would replace the sampler.
             raise ConfigError("mixing needs its own sampler: use Trainer(limit_train_batches=...), not overfit_batches")
         if self.batch_size > len(training.dataset) and training.schema["domain"] != "node":
@@ -433,7 +433,7 @@ class MixedDataModule(LightningDataModule):
     def _check_held_out(self, split: str, items: Items) -> None:
         """Compare an evaluation split with the training items and with what the generators were trained on."""
         training = self._ready()
-        refuse_synthetic([_Dataset(items)], split)
+        refuse_synthetic_items(items, split)
         if not len(items):
             return
         held_out = item_hashes(items, training.schema)
@@ -466,7 +466,7 @@ class MixedDataModule(LightningDataModule):
         """Count batches that were fetched but not trained on, as when an exception stops a step half-way."""
         if self.trainer is None:
             return 0
-        current = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        current: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
         return int(current.ready - current.processed)
 
     @staticmethod
@@ -493,15 +493,9 @@ class MixedDataModule(LightningDataModule):
         changed = [f"{name} was {state[name]}, is {now[name]}" for name in _CHECKED if state[name] != now[name]]
         if changed and 0 < state["loader"]["batches"] < state["batches"]:
             raise CheckpointError(
-                f"the checkpoint is from the middle of an epoch of other batches ({'; '.join(changed)}): continuing would "
+                f"the checkpoint is from the middle of an epoch of other batches ({'; '.join(changed)}): going on would "
                 "repeat or skip items; resume with the old settings, or from a checkpoint of the end of an epoch"
             )
-
-
-class _Dataset(NamedTuple):
-    """Items in the place of a loader."""
-
-    dataset: Items
 
 
 def _map_style(loaders: Any) -> Iterator[DataLoader[Any]]:
@@ -518,7 +512,7 @@ def _check_loader(loader: DataLoader[Any]) -> None:
     """Refuse loaders whose data set yields batches; warn if an own order is lost."""
     if loader.batch_size is None and loader.batch_sampler is None:
         raise ConfigError(
-            "the real train_dataloader() has batch_size=None: its data set yields batches, which cannot be mixed by item"
+            "the real train_dataloader() has batch_size=None: its data set yields batches, not items to be mixed"
         )
     if not isinstance(loader.sampler, (SequentialSampler, RandomSampler, DistributedSampler)):
         warnings.warn(

@@ -144,14 +144,13 @@ class ArrayDataModule(ItemsDataModule):
         """Check, cast and split the arrays."""
         train, known = self._train()
         length, ragged = int(train.tensors["x"].shape[2]), "mask" in train.tensors
-        splits = self._held_out(train)
+        splits = Splits(*self._held_out(train), known=known)
         if self.x_val is not None:
             part = ("val", self.x_val, self.y_val, self.conditions_val, None)
             splits.val = self._evaluation(*part, length, ragged)
         if self.x_test is not None:
             part = ("test", self.x_test, self.y_test, self.conditions_test, self.timestamps_test)
             splits.test = self._evaluation(*part, length, ragged)
-        splits.known = known
         return splits
 
     def _train(self) -> tuple[StackedItems, dict[str, Any]]:
@@ -163,13 +162,14 @@ class ArrayDataModule(ItemsDataModule):
             rate = 1 / step if rate is None else rate
         if self.length is not None:
             series = fit_length(series, self.length, series.mask is not None, "x_train")
-        labels, classes = None, []
+        labels: np.ndarray | None = None
+        classes: list[Any] = []
         if self.y_train is not None:
             labels, classes = coerce_labels(self.y_train, len(series), "y_train", self._known_classes())
             if self.window is None:
                 _warn_rare(labels, classes)
         names = [str(value) for value in self.class_names or classes]
-        self._classes: list[Any] = classes
+        self._classes = classes
         known: dict[str, Any] = {"sampling_rate": rate, "channel_names": self.channel_names}
         if classes:
             known["class_names"] = names
@@ -203,35 +203,29 @@ class ArrayDataModule(ItemsDataModule):
             return _cut_items(to_items(series, labels, values), self.window, self.stride)
         return to_items(fit_length(series, length, ragged, f"x_{part}"), labels, values)
 
-    def _held_out(self, train: StackedItems) -> Splits:
+    def _held_out(self, train: StackedItems) -> tuple[StackedItems, StackedItems]:
         """Take validation items and shots off the training series."""
         if self.window is not None:
-            splits = self._by_time(train, self.window)
+            train, val = self._by_time(train, self.window)
         elif self.val_fraction and self.x_val is None:
-            splits = self._by_series(train)
+            train, val = self._by_series(train)
         else:
-            splits = Splits(train, train[:0])
-        if self.shots is None:
-            return splits
-        labels = splits.train.tensors["y"].numpy() if "y" in splits.train.tensors else np.zeros(len(splits.train), int)
-        return self._few(splits, labels)
+            train, val = train, train[:0]
+        return (train, val) if self.shots is None else self._few(train, val, self.shots)
 
-    def _few(self, splits: Splits, labels: np.ndarray) -> Splits:
-        assert self.shots is not None
-        short = np.flatnonzero(np.bincount(labels) < self.shots)
+    def _few(self, train: StackedItems, val: StackedItems, shots: int) -> tuple[StackedItems, StackedItems]:
+        """Keep the shots; the rest may validate."""
+        labels = _labels(train)
+        short = np.flatnonzero(np.bincount(labels) < shots)
         if len(short):
-            warnings.warn(
-                f"class {short.tolist()} has fewer than {self.shots} training items; all are used", stacklevel=2
-            )
-        chosen = draw_shots(labels, self.shots, self.draw)
+            warnings.warn(f"class {short.tolist()} has fewer than {shots} training items; all are used", stacklevel=2)
+        chosen = draw_shots(labels, shots, self.draw)
         rest = np.setdiff1d(np.arange(len(labels)), chosen)
         # Overlapping windows of one recording would put the same seconds on both sides; whole series may serve.
-        spare = (
-            splits.train[rest] if self.window is None and self.groups is None and not len(splits.val) else splits.val
-        )
-        return Splits(splits.train[chosen], spare)
+        apart = self.window is None and self.groups is None and not len(val)
+        return train[chosen], train[rest] if apart else val
 
-    def _by_series(self, train: StackedItems) -> Splits:
+    def _by_series(self, train: StackedItems) -> tuple[StackedItems, StackedItems]:
         """Hold out whole series, or whole groups of them, within each class."""
         rng = np.random.default_rng(self.seed)
         count = len(train)
@@ -241,25 +235,30 @@ class ArrayDataModule(ItemsDataModule):
                 raise DataError(f"groups has {ids.shape[0]} entries, but there are {count} training series")
             held = np.isin(ids, rng.permutation(ids.max() + 1)[: max(round(self.val_fraction * (ids.max() + 1)), 1)])
         else:
-            labels = train.tensors["y"].numpy() if "y" in train.tensors else np.zeros(count, int)
+            labels = _labels(train)
             held = np.zeros(count, bool)
             for label in np.unique(labels):
                 index = rng.permutation(np.flatnonzero(labels == label))
                 held[index[: round(self.val_fraction * len(index))]] = True
         if held.all():
             raise ConfigError(f"val_fraction {self.val_fraction} leaves no training series")
-        return Splits(train[~held], train[held])
+        return train[~held], train[held]
 
-    def _by_time(self, train: StackedItems, window: int) -> Splits:
+    def _by_time(self, train: StackedItems, window: int) -> tuple[StackedItems, StackedItems]:
         """Cut windows; hold out the end of every recording, one window away."""
         if "mask" in train.tensors:
             raise ConfigError("window cannot be combined with series of unequal length")
         share = self.val_fraction if self.x_val is None else 0.0
         if share == 0:
             whole = _cut_items(train, window, self.stride)
-            return Splits(whole, whole[:0])
+            return whole, whole[:0]
         head, tail = time_blocks(train.tensors["x"].shape[2], (1 - share, share), window)
-        return Splits(*(_cut_items(train, window, self.stride, block) for block in (head, tail)))
+        return _cut_items(train, window, self.stride, head), _cut_items(train, window, self.stride, tail)
+
+
+def _labels(items: StackedItems) -> np.ndarray:
+    """Return the labels; one class for all if there are none."""
+    return items.tensors["y"].numpy() if "y" in items.tensors else np.zeros(len(items), np.int64)
 
 
 def _cut_items(
@@ -286,7 +285,8 @@ def _warn_rare(labels: np.ndarray, classes: list[Any]) -> None:
 
 
 def _position(value: str | int, classes: list[Any], names: list[str]) -> int:
-    for known in (classes, names, [str(c) for c in classes]):
+    candidates: tuple[list[Any], ...] = (classes, names, [str(c) for c in classes])
+    for known in candidates:
         if value in known:
             return known.index(value)
     raise ConfigError(f"normal_class {value!r} is not a class; classes: {names}")
@@ -348,15 +348,15 @@ class UEADataModule(ArrayDataModule):
             num_workers=num_workers,
             seed=seed,
         )
-        self.name = str(name)
+        self.name = self.source = str(name)
 
     def load(self) -> Splits:
         """Read the official split."""
-        train, test = find_archive(self.name)
+        train, test = find_archive(self.source)
         self._header = train.class_names
         self.x_train, self.y_train = train.x, train.y
         if test is None:
-            warnings.warn(f"{self.name} has no test part", stacklevel=2)
+            warnings.warn(f"{self.source} has no test part", stacklevel=2)
         else:
             self.x_test, self.y_test = test.x, test.y
         splits = super().load()

@@ -1,7 +1,7 @@
 """Random access to the rows of an Arrow IPC file, on disk or in memory, at flat resident memory.
 
-Rows on disk are read at their offset (pread), not through the pages of a map: mapped pages count as resident memory, and
-the kernel maps up to 2 MiB around every access. The page cache still holds the file once for all workers and ranks.
+Rows on disk are read at their offset (pread), not through the pages of a map: mapped pages count as resident memory,
+and the kernel maps up to 2 MiB around every access. The page cache still holds the file once for all workers and ranks.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import io
 import mmap
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,10 +64,10 @@ class _File:
         if not target.nbytes:
             return
         if _POSITIONAL:
-            done = os.preadv(self._descriptor, [target], offset)
+            done = os.preadv(self._descriptor, [target.data], offset)
         else:  # pragma: no cover - Windows
             self._file.seek(offset)
-            done = self._file.readinto(target)
+            done = self._file.readinto(target.data)
         if done != target.nbytes:
             raise PoolError(f"{self.path} was truncated while it was in use: delete it and open the pool again")
 
@@ -196,22 +196,20 @@ class ArrowRows:
         ascending = len(rows) < 2 or bool((np.diff(rows) > 0).all())
         order = None if ascending else np.argsort(rows, kind="stable")
         runs = self._runs(rows if order is None else rows[order])
-        # A single row of an unordered batch goes straight to its place, too.
-        places = [part if order is None or part.stop - part.start > 1 else slice(order[part.start], order[part.start] + 1)
-                  for _, _, part in runs]
+        places = [_place(part, order) for _, _, part in runs]
         stacked = {}
         for name, dtype in self._dtypes.items():
             target = np.empty((len(rows), *self._shapes[name]), dtype)
             stride = self._sizes[name] * dtype.itemsize
             for (number, local, part), place in zip(runs, places, strict=True):
                 column = self._columns[number][name]
-                offset = column.values + (local * stride if column.offsets is None else self._first(column, local, dtype))
-                if order is None or place is not part:
-                    self._source.read_into(target[place], offset)
+                start = local * stride if column.offsets is None else self._first(column, local, dtype)
+                if isinstance(place, slice):
+                    self._source.read_into(target[place], column.values + start)
                 else:
                     values = np.empty((part.stop - part.start, *self._shapes[name]), dtype)
-                    self._source.read_into(values, offset)
-                    target[order[part]] = values
+                    self._source.read_into(values, column.values + start)
+                    target[place] = values
             stacked[self._names[name]] = torch.from_numpy(target)
         return stacked
 
@@ -270,14 +268,27 @@ class ArrowRows:
         return ArrowRows.from_table, (self.table(), self.fields)
 
 
+def _place(part: slice, order: np.ndarray | None) -> slice | np.ndarray:
+    """Where a run of ascending rows belongs in a batch; a single row always has a place of its own."""
+    if order is None:
+        return part
+    if part.stop - part.start == 1:
+        return slice(order[part.start], order[part.start] + 1)
+    return np.asarray(order[part])
+
+
 @contextlib.contextmanager
-def _addressable(source: _Bytes | _File) -> Any:
+def _addressable(source: _Bytes | _File) -> Iterator[tuple[Any, int, Callable[[], None]]]:
     """Yield a reader whose buffers have addresses in the file, the address of its start, and how to give pages back."""
     if isinstance(source, _Bytes):
         yield source.open(), source.buffer.address, lambda: None
         return
     with open(source.path, "rb") as file:
         pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    advice = getattr(mmap, "MADV_DONTNEED", None)
     buffer = pa.py_buffer(pages)
-    yield pa.ipc.open_file(pa.BufferReader(buffer)), buffer.address, lambda: advice and pages.madvise(advice)
+
+    def release() -> None:
+        if hasattr(mmap, "MADV_DONTNEED"):
+            pages.madvise(mmap.MADV_DONTNEED)
+
+    yield pa.ipc.open_file(pa.BufferReader(buffer)), buffer.address, release

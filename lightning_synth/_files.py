@@ -40,7 +40,7 @@ def sync_and_move(source: Path, target: Path) -> None:
 
 def to_json(content: Any, **options: Any) -> str:
     """Write JSON; arrays and tensors become lists, other objects their text."""
-    return json.dumps(content, default=lambda value: value.tolist() if hasattr(value, "tolist") else str(value), **options)
+    return json.dumps(content, default=lambda v: v.tolist() if hasattr(v, "tolist") else str(v), **options)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -62,8 +62,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 class DirectoryLock:
     """Lets one job write to a directory; the lock of a dead process is taken over.
 
-    The file lock of the operating system decides (it ends with its process), the JSON inside says who holds it. Where the
-    file system has no locks, the process id inside decides.
+    The file lock of the operating system decides (it ends with its process), the JSON inside says who holds it. Where
+    the file system has no locks, the process id inside decides.
 
     Args:
         folder: Directory to protect; it must exist.
@@ -104,10 +104,10 @@ class DirectoryLock:
         if locked is False or (locked is None and holder):
             os.close(file)
             if _alive(holder):
+                pid, host, since = (holder.get(key, "?") for key in ("pid", "host", "since"))
                 raise PoolError(
-                    f"{self.path.parent} is being written by process {holder.get('pid', '?')} on {holder.get('host', '?')} "
-                    f"since {holder.get('since', '?')}; wait for it, choose another directory, or, if that job is gone, "
-                    f"delete {self.path}"
+                    f"{self.path.parent} is being written by process {pid} on {host} since {since}; wait for it, "
+                    f"choose another directory, or, if that job is gone, delete {self.path}"
                 )
             # A child of the dead process may still hold the old file: a new one leaves it behind.
             with contextlib.suppress(FileNotFoundError):

@@ -43,6 +43,7 @@ def describe_generator(generator: Generator, checkpoint: str | Path | None = Non
         checkpoint: File its weights were loaded from, if known.
     """
     from lightning_synth.checkpoint import state_hash
+
     cls = type(generator)
     distribution = metadata.packages_distributions().get(cls.__module__.partition(".")[0], ["lightning-synth"])[0]
     known = describe_packages((distribution,))
@@ -130,10 +131,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise PoolError(f"{path} is damaged: {error}") from error
     if kind != FORMAT:
         raise PoolError(f"{path} is a manifest of {kind!r}, not of a pool")
-    if version.partition(".")[0] != FORMAT_VERSION.partition(".")[0]:
+    known = FORMAT_VERSION.partition(".")[0]
+    if version.partition(".")[0] != known:
         raise PoolError(
-            f"{path} has format version {version}; this version of lightning_synth reads {FORMAT_VERSION.partition('.')[0]}.x: "
-            "install the version that wrote it, or write the pool again"
+            f"{path} has format version {version}, this version of lightning_synth reads {known}.x: install the "
+            "version that wrote it, or write the pool again"
         )
     missing = [key for key in ("schema", "fields", "counts", "shards") if key not in manifest]
     if missing:

@@ -104,7 +104,9 @@ def merge_fields(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str,
     for name, old in left.items():
         new = right[name]
         if old["dtype"] != new["dtype"] or len(old["shape"]) != len(new["shape"]):
-            raise PoolError(f"field {name!r} is {new['dtype']} {new['shape']}, earlier items have {old['dtype']} {old['shape']}")
+            raise PoolError(
+                f"field {name!r} is {new['dtype']} {new['shape']}, earlier items have {old['dtype']} {old['shape']}"
+            )
         shape = [a if a == b else -1 for a, b in zip(old["shape"], new["shape"], strict=True)]
         if shape.count(-1) > 1:
             raise PoolError(f"field {name!r} varies in more than one dimension: {old['shape']} and {new['shape']}")
@@ -302,7 +304,7 @@ def describe_shards(paths: Sequence[Path]) -> dict[str, Any]:
         paths: Complete shards of one pool.
 
     Returns:
-        ``counts`` (``written``, ``accepted``, and of each audit flag), merged ``fields``, and ``shards`` for the manifest.
+        ``counts`` (``written``, ``accepted``, and of each audit flag), merged ``fields``, and ``shards``.
     """
     shards: list[dict[str, Any]] = []
     fields: dict[str, Any] = {}
@@ -310,7 +312,8 @@ def describe_shards(paths: Sequence[Path]) -> dict[str, Any]:
     for path in paths:
         with open_shard(path) as file:
             names, meta = file.schema_arrow.names, file.metadata.metadata or {}
-            table = file.read(columns=[name for name in ("accepted", *(f"score.{flag}" for flag in FLAGS)) if name in names])
+            wanted = ["accepted", *(f"score.{flag}" for flag in FLAGS if f"score.{flag}" in names)]
+            table = file.read(columns=wanted)
         fields = merge_fields(fields, json.loads(meta.get(FIELDS_KEY, b"{}")))
         counts["written"] += table.num_rows
         counts["accepted"] += int(table["accepted"].to_numpy().sum())

@@ -78,7 +78,9 @@ def info_command(args: Sequence[str]) -> None:
     print(f"{spec.name} ({spec.domain})\n{spec.summary}\nSource: {spec.reference}")
     print(f"Class: {spec.target.replace(':', '.')}\nConditions: {', '.join(spec.conditions) or 'none'}")
     missing = spec.missing()
-    print(f"Needs: {', '.join(spec.requires) or 'nothing more'}{' (missing: ' + ', '.join(missing) + ')' if missing else ''}")
+    print(
+        f"Needs: {', '.join(spec.requires) or 'nothing more'}{' (missing: ' + ', '.join(missing) + ')' if missing else ''}"
+    )
     if not missing:
         print(textwrap.indent(inspect.getdoc(spec.load()) or "", "  "))
 
@@ -128,7 +130,9 @@ def study_command(args: Sequence[str]) -> None:
     parser.add_argument("--data", type=dict, required=True, help="class_path and init_args of a LightningDataModule")
     parser.add_class_arguments(ls.Study, None, skip={"data", "ratio", "out"})
     parser.add_argument("--ratio", type=float, default=0.5, help="synthetic share of a mixed batch")
-    parser.add_argument("--out", type=str, default="out/study", help="folder of the report; finished arms are kept there")
+    parser.add_argument(
+        "--out", type=str, default="out/study", help="folder of the report; finished arms are kept there"
+    )
     options = parser.parse_args(list(args)).as_dict()
     options.pop("config", None)
     study = ls.Study(**options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,7 +46,8 @@ def sample_figure(
     figure = Figure(figsize=(2.5 * columns, 5.0), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, columns, squeeze=False)
-    draw = {"timeseries": _draw_series, "sequence": _draw_sequence}.get(schema["domain"], _draw_graph)
+    special: dict[str, Callable[..., None]] = {"timeseries": _draw_series, "sequence": _draw_sequence}
+    draw = special.get(schema["domain"], _draw_graph)
     for row, (name, items) in enumerate((("real", real), ("synthetic", synthetic))):
         for axis, item in zip(axes[row], items, strict=False):
             draw(axis, item, schema)
@@ -79,11 +80,11 @@ def _draw_series(axis: Axes, item: Mapping[str, Any], schema: Mapping[str, Any])
 
 
 def _share_scale(axes: np.ndarray, real: int, synthetic: int) -> None:
-    """Give all panels the range of the real ones, widened where a synthetic one would leave it."""
+    """Give all panels the range of the real ones, widened where a synthetic one leaves it."""
     used = [*axes[0][:real], *axes[1][:synthetic]]
-    low, high = (pick(bounds) for pick, bounds in zip((min, max), zip(*(a.get_ylim() for a in used), strict=True), strict=True))
+    limits = np.array([axis.get_ylim() for axis in used])
     for axis in used:
-        axis.set_ylim(low, high)
+        axis.set_ylim(limits[:, 0].min(), limits[:, 1].max())
 
 
 def _draw_sequence(axis: Axes, item: Mapping[str, Any], schema: Mapping[str, Any]) -> None:

@@ -171,7 +171,7 @@ class _Space:
         points = self.points[rows]
         if len(points) < 2:
             return np.zeros(0)
-        return _neighbours(points).kneighbors(points, n_neighbors=2)[0][:, 1]
+        return np.asarray(_neighbours(points).kneighbors(points, n_neighbors=2)[0][:, 1])
 
 
 def _neighbours(points: np.ndarray) -> Any:
@@ -236,7 +236,7 @@ class ConfidenceFilter(Filter):
 
     Args:
         quantile: Share of real items of a class that would be rejected by its threshold.
-        classifier: An estimator with ``predict_proba``, cloned; None: a random forest of 200 trees.
+        classifier: An estimator with ``predict_proba``, cloned; None: a random forest of 100 trees.
         tail_guard: Keep an unconvincing sample if it lies near a real item of its class: at most their median
             nearest-neighbour distance away. Rare real shapes are then not pruned from the mix.
         folds: Of the cross-validation on real items.
@@ -282,7 +282,7 @@ class ConfidenceFilter(Filter):
         from sklearn.model_selection import StratifiedKFold
 
         model = (
-            clone(self.classifier) if self.classifier is not None else RandomForestClassifier(200, random_state=seed)
+            clone(self.classifier) if self.classifier is not None else RandomForestClassifier(100, random_state=seed)
         )
         found, counts = np.unique(real, return_counts=True)
         thresholds = dict.fromkeys(found.tolist(), 0.0)

@@ -33,11 +33,24 @@ def refuse_synthetic(loaders: Any, split: str) -> None:
         for loader in loaders:
             refuse_synthetic(loader, split)
         return
-    found = _synthetic_in(getattr(loaders, "dataset", None))
+    refuse_synthetic_items(getattr(loaders, "dataset", None), split)
+
+
+def refuse_synthetic_items(items: Any, split: str) -> None:
+    """Refuse items of an evaluation split that are synthetic.
+
+    Args:
+        items: Items, or a data set.
+        split: ``val``, ``test`` or ``predict``.
+
+    Raises:
+        SyntheticInEvaluationError: If it is a pool, or an item says ``is_synthetic``.
+    """
+    found = _synthetic_in(items)
     if found is not None:
         raise SyntheticInEvaluationError(
-            f"the {_NAMES.get(split, split)} data holds synthetic items ({found}): scores on them say nothing about real "
-            "data; evaluate on real items only"
+            f"the {_NAMES.get(split, split)} data holds synthetic items ({found}): scores on them say nothing about "
+            "real data; evaluate on real items only"
         )
 
 

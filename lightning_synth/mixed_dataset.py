@@ -262,9 +262,9 @@ class MixedDataset:
     def __getitem__(self, block: MixedBlock) -> Fetched:
         """Fetch one batch."""
         if self._fields is not None:
-            index = torch.from_numpy(block.rows)
-            items = StackedItems({name: _gather(column, index, block.num_real) for name, column in self._fields.items()})
-            return Fetched(items, block.num_real, block.weight)
+            index, size = torch.from_numpy(block.rows), block.num_real
+            stacked = StackedItems({name: _gather(column, index, size) for name, column in self._fields.items()})
+            return Fetched(stacked, size, block.weight)
         real, rows = block.rows[: block.num_real], block.rows[block.num_real :] - self.num_real
         items = [*self._read("real", self.real, real), *self._read_synthetic(rows)]
         return Fetched(items, block.num_real, block.weight)

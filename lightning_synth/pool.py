@@ -183,8 +183,8 @@ class SyntheticPool(Dataset[Any], Sequence[Any]):
         if not manifest.get("complete", True):
             counts = manifest["counts"]
             warnings.warn(
-                f"{folder} holds {counts.get('written')} of {counts.get('requested')} requested rows: the run that wrote it was "
-                "limited; run it again to continue",
+                f"{folder} holds {counts.get('written')} of {counts.get('requested')} requested rows: the run that "
+                "wrote it was limited; run it again to continue",
                 stacklevel=2,
             )
         rows, order, accepted = map_rows(folder, manifest)
@@ -263,7 +263,8 @@ class SyntheticPool(Dataset[Any], Sequence[Any]):
     def _meets(self, where: Mapping[str, Any]) -> np.ndarray:
         mask = np.ones(len(self), dtype=bool)
         for name, wanted in where.items():
-            column = next((c for c in (name, f"condition.{name}", f"score.{name}") if c in self._rows.schema.names), None)
+            spellings = (name, f"condition.{name}", f"score.{name}")
+            column = next((c for c in spellings if c in self._rows.schema.names), None)
             if column is None and name != "label":
                 raise PoolError(f"the pool has no column {name!r}; it has {', '.join(self._provenance_columns())}")
             values = self._column(column) if column else self.labels
@@ -293,7 +294,7 @@ class SyntheticPool(Dataset[Any], Sequence[Any]):
 
     @property
     def content_hash(self) -> str:
-        """sha256 over the items, their indices, seeds and conditions; the same however they are sharded or compressed."""
+        """sha256 over items, indices, seeds and conditions; the same however they are sharded or compressed."""
         digest = hashlib.sha256()
         for name in self._provenance_columns():
             if name in ("index", "seed") or name.startswith("condition."):
@@ -359,7 +360,7 @@ class SyntheticPool(Dataset[Any], Sequence[Any]):
         with DirectoryLock(folder):
             old = shard_paths(folder)
             if not overwrite and (old or (folder / manifests.MANIFEST).exists()):
-                raise PoolError(f"{folder} already holds a pool; choose another directory, or save(..., overwrite=True)")
+                raise PoolError(f"{folder} already holds a pool; choose another directory, or set overwrite=True")
             remove_leftovers(folder)
             manifest = {key: value for key, value in self.manifest.items() if key != "shards"}
             writer = ShardWriter(folder, 0, manifests.provenance(manifest), shard_rows=shard_size)
@@ -367,7 +368,8 @@ class SyntheticPool(Dataset[Any], Sequence[Any]):
             writer.close()
             written = describe_shards(writer.completed)
             manifest["counts"] = {**self.manifest["counts"], **written["counts"]}
-            write_json(folder / manifests.MANIFEST, {**manifest, "fields": written["fields"], "shards": written["shards"]})
+            manifest.update(fields=written["fields"], shards=written["shards"])
+            write_json(folder / manifests.MANIFEST, manifest)
             for shard in old:
                 shard.unlink(missing_ok=True)
         return folder

@@ -159,7 +159,10 @@ def _page(result: StudyResult, images: Mapping[str, str]) -> str:
         _html_table(result.table.to_dict("records"), columns),
     ]
     for arm, evaluation in result.evaluations.items():
-        parts += [f"<h2>Samples of {html.escape(arm)} beside their floors</h2>", f"<div>{evaluation.table.to_html()}</div>"]
+        parts += [
+            f"<h2>Samples of {html.escape(arm)} beside their floors</h2>",
+            f"<div>{evaluation.table.to_html()}</div>",
+        ]
     parts += [
         "<h2>Run time</h2>",
         f"<p>{result.seconds:.0f} s in this run, {platform.machine()}, {platform.python_implementation()} "

@@ -67,7 +67,7 @@ def hann(length: int) -> Array:
         length: Samples.
 
     Example:
-        >>> hann(4).tolist()
+        >>> hann(4).round(6).tolist()
         [0.0, 0.5, 1.0, 0.5]
     """
     return np.asarray(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length))
@@ -167,9 +167,7 @@ def analytic(x: Any, fs: float = 1.0, band: Band | None = None) -> npt.NDArray[n
     return np.asarray(np.fft.ifft(np.fft.fft(windows - windows.mean(-1, keepdims=True)) * gain))
 
 
-def squared_envelope_spectrum(
-    x: Any, fs: float, band: Band | None = None, padding: int = 1
-) -> tuple[Array, Array]:
+def squared_envelope_spectrum(x: Any, fs: float, band: Band | None = None, padding: int = 1) -> tuple[Array, Array]:
     """Spectrum of the squared envelope: impacts at a regular rate give lines at the rate and its multiples.
 
     Args:
@@ -219,7 +217,9 @@ def kurtosis_bands(x: Any, fs: float, levels: int = 3) -> tuple[list[Band], Arra
     """
     windows = as_windows(x)
     bands = [
-        (i * fs / 2 / parts, (i + 1) * fs / 2 / parts) for parts in (2**level for level in range(levels + 1)) for i in range(parts)
+        (i * fs / 2 / parts, (i + 1) * fs / 2 / parts)
+        for parts in (2**level for level in range(levels + 1))
+        for i in range(parts)
     ]
     out = np.empty((*windows.shape[:2], len(bands)))
     for rows in chunks(len(windows), windows.shape[1] * windows.shape[2] * 6):
@@ -261,7 +261,12 @@ def bearing_frequencies(bearing: Mapping[str, float], rpm: Any = 60.0) -> dict[s
 
 
 def peak_ratios(
-    frequency: Array, spectrum: Array, targets: Any, slip: float = 0.02, resolution: float = 0.0, floor: Band | None = None
+    frequency: Array,
+    spectrum: Array,
+    targets: Any,
+    slip: float = 0.02,
+    resolution: float = 0.0,
+    floor: Band | None = None,
 ) -> Array:
     """Height of the strongest line near each target frequency, over the median of the spectrum.
 

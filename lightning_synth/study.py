@@ -131,14 +131,18 @@ class Study:
     def _check_arguments(self) -> None:
         unknown = [policy for policy in self.policies if policy not in POLICIES]
         if unknown or "real" not in self.policies:
-            raise ConfigError(f"policies must hold 'real' and may hold 'mixed' and 'synthetic', got {list(self.policies)}")
+            raise ConfigError(
+                f"policies must hold 'real' and may hold 'mixed' and 'synthetic', got {list(self.policies)}"
+            )
         for name, value in (("draws", self.draws), ("seeds", self.seeds), ("downstream_steps", self.downstream_steps)):
             if value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
         for name in self.downstream:
             get_downstream(name)
         if isinstance(self.source, LightningDataModule) and (self.shots != (None,) or self.folds != {"all": {}}):
-            raise ConfigError("shots and folds need data as a callable or class_path, so that it can be made anew for each")
+            raise ConfigError(
+                "shots and folds need data as a callable or class_path, so that it can be made anew for each"
+            )
 
     def _with_baselines(self, arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         """Add the arms that no comparison may leave out."""
@@ -154,7 +158,9 @@ class Study:
             if not spec.covers(domain):
                 raise ConfigError(f"generator {spec.name!r} makes {spec.domain} items, but the data is {domain}")
             if "refine" in config and config["refine"] not in self.arms:
-                raise ConfigError(f"arm {arm!r} refines {config['refine']!r}, which is no arm; arms: {', '.join(self.arms)}")
+                raise ConfigError(
+                    f"arm {arm!r} refines {config['refine']!r}, which is no arm; arms: {', '.join(self.arms)}"
+                )
         if labels(self._first.train_items(), self._first.schema) is None:
             raise ConfigError("the items carry no class label; this study compares classifiers")
 
@@ -194,7 +200,12 @@ class Study:
         keys = (
             "downstream policies shots draws seeds folds pool_size condition generator_steps downstream_steps batch_size"
         ).split()
-        plain = {"data": source, "generators": self.arms, "ratio": self.ratio, **{key: getattr(self, key) for key in keys}}
+        plain = {
+            "data": source,
+            "generators": self.arms,
+            "ratio": self.ratio,
+            **{key: getattr(self, key) for key in keys},
+        }
         return dict(json.loads(json.dumps(plain, default=repr)))
 
     # ------------------------------------------------------------------ running

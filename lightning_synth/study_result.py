@@ -178,7 +178,19 @@ class StudyResult:
 
     def to_text(self) -> str:
         """Return the verdict and the table for a terminal."""
-        columns = ["shots", "downstream", "arm", "policy", METRIC, "low", "high", "gain", "gain_low", "gain_high", "p_holm"]
+        columns = [
+            "shots",
+            "downstream",
+            "arm",
+            "policy",
+            METRIC,
+            "low",
+            "high",
+            "gain",
+            "gain_low",
+            "gain_high",
+            "p_holm",
+        ]
         text = self.table[columns].to_string(index=False, float_format=lambda v: f"{v:.3f}", na_rep="")
         return f"{self.verdict}\n\n{text}"
 

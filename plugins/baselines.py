@@ -174,6 +174,7 @@ class Interpolate(WindowResampler):
         Returns:
             Batch dict with ``x`` (rows, channels, length).
         """
-        pair = self.rows.pick(requests, rng.fork("source"), 2)
+        source = self.rows.pick(requests, rng.fork("source"))
+        partner = self.rows.pick(requests, rng.fork("partner"), nearest=False)
         low = self.hparams.low
-        return self.blend(pair[:, 0], pair[:, 1], low + (1 - 2 * low) * rng.fork("share").uniform(()))
+        return self.blend(source, partner, low + (1 - 2 * low) * rng.fork("share").uniform(()))

@@ -76,13 +76,16 @@ class TrainingRows:
         conditions = {name: value[chosen] for name, value in self.conditions.items()}
         return TrainingRows(None, conditions, self.scale, self.index[chosen], self.class_names)
 
-    def pick(self, requests: SampleRequests, rng: KeyedRNG, count: int | None = None) -> Tensor:
+    def pick(
+        self, requests: SampleRequests, rng: KeyedRNG, count: int | None = None, nearest: bool = True
+    ) -> Tensor:
         """Pick training items for every request, with replacement, from the request's own randomness.
 
         Args:
             requests: Rows to sample; ``label`` and continuous conditions are respected where given.
             rng: One seed a row.
             count: How many items a row; None: one, without that dimension.
+            nearest: Respect continuous conditions; False: only the label.
 
         Returns:
             int64 (rows,) or (rows, count), positions of training items.
@@ -91,7 +94,7 @@ class TrainingRows:
             ConfigError: If a requested class has no training item.
         """
         device, shape = rng.device, () if count is None else (count,)
-        names = [name for name in self.conditions if name in requests.condition]
+        names = [name for name in self.conditions if nearest and name in requests.condition]
         label = requests.condition.get("label") if self.labels is not None else None
         if len(rng) == 0:
             return torch.empty((0, *shape), dtype=torch.int64, device=device)

@@ -145,7 +145,9 @@ def test_gradient_guidance_works_inside_inference_mode(context: Any) -> None:
     model = analytic()
     with context():
         plain = model.sample(20, condition={"label": 0}).data["x"].mean()
-        guided = model.sample(20, condition={"label": 0}, guide=lambda x: x.sum((1, 2)), guide_scale=0.5).data["x"].mean()
+        guided = (
+            model.sample(20, condition={"label": 0}, guide=lambda x: x.sum((1, 2)), guide_scale=0.5).data["x"].mean()
+        )
         gradient = input_gradient(lambda x: x.square().sum(1), torch.ones(2, 3) * 2)
     assert torch.equal(gradient, torch.full((2, 3), 4.0))
     assert float(guided) > float(plain) + 0.05
@@ -168,7 +170,14 @@ def test_weight_average_warms_up_and_comes_back() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"target": "score"}, {"sampler": "euler"}, {"num_steps": 0}, {"eta": 2.0}, {"noise_schedule": "sqrt"}, {"diffusion_steps": 1}],
+    [
+        {"target": "score"},
+        {"sampler": "euler"},
+        {"num_steps": 0},
+        {"eta": 2.0},
+        {"noise_schedule": "sqrt"},
+        {"diffusion_steps": 1},
+    ],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):

@@ -182,7 +182,7 @@ def test_order_is_a_function_of_seed_and_epoch():
 
 def test_synthetic_cycles_are_reshuffled_and_go_on_across_epochs():
     options = {"num_real": 40, "num_synthetic": 7, "batch_size": 8, "ratio": 0.5}
-    stream = sum((synthetic_of(blocks(epoch, **options), 40) for epoch in range(3)), [])
+    stream = [i for epoch in range(3) for i in synthetic_of(blocks(epoch, **options), 40)]
     cycles = [stream[i : i + 7] for i in range(0, 7 * (len(stream) // 7), 7)]
     assert len(stream) == 120
     assert all(sorted(cycle) == list(range(7)) for cycle in cycles)

@@ -12,7 +12,7 @@ _EXPORTS = {
     "PoolWriter": "pool_writer",
     "SampleLogger": "sample_logger",
 }
-__all__ = sorted(_EXPORTS)
+__all__ = ["CollapseMonitor", "GeneratorEMA", "PoolAudit", "PoolWriter", "SampleLogger"]
 
 if TYPE_CHECKING:
     from lightning_synth.callbacks.collapse import CollapseMonitor

@@ -138,13 +138,13 @@ class PoolAudit(Callback):
         """
         rows, invalid = self.counts["rows"], self.counts["invalid"]
         if rows and invalid / rows > self.max_invalid:
+            first = f", first: {self._first_problem}" if self._first_problem else ""
             raise InvalidSamplesError(
-                f"{invalid} of {rows} samples ({invalid / rows:.0%}) are invalid"
-                f"{', first: ' + self._first_problem if self._first_problem else ''}; train longer, or raise max_invalid"
+                f"{invalid} of {rows} samples ({invalid / rows:.0%}) are invalid{first}; train longer, or raise "
+                "max_invalid"
             )
-        rank_zero_info(
-            f"audit: {rows} rows, {self.counts['accepted']} accepted, {invalid} invalid, {self.counts['copy']} training copies"
-        )
+        accepted, copies = self.counts["accepted"], self.counts["copy"]
+        rank_zero_info(f"audit: {rows} rows, {accepted} accepted, {invalid} invalid, {copies} copies of training items")
 
 
 def _is_datamodule(train: Any) -> bool:

@@ -32,8 +32,8 @@ class PoolWriter(BasePredictionWriter):
     """Writes what `Trainer.predict` samples to a pool directory.
 
     Every process writes Parquet shards of its own, each under a temporary name until it is complete; at the end rank 0
-    writes the manifest. Memory holds one batch and one row group. A run that was interrupted continues when it is started
-    again: rows in complete shards are neither sampled nor written twice, on any number of devices.
+    writes the manifest. Memory holds one batch and one row group. A run that was interrupted continues when it is
+    started again: rows in complete shards are neither sampled nor written twice, on any number of devices.
 
     Args:
         path: Directory of the pool.
@@ -94,7 +94,7 @@ class PoolWriter(BasePredictionWriter):
             self._release()
             raise
         self._active, self._writer, self._pending = True, None, None
-        skip = getattr(trainer.datamodule, "skip", None)
+        skip = getattr(_datamodule(trainer), "skip", None)
         if callable(skip):
             skip(self._done)
 
@@ -122,7 +122,7 @@ class PoolWriter(BasePredictionWriter):
 
     def _describe(self, trainer: Trainer, pl_module: LightningModule) -> None:
         generator: Any = pl_module
-        config = getattr(trainer.datamodule, "config", None)
+        config = getattr(_datamodule(trainer), "config", None)
         self._manifest = manifests.new_manifest(
             getattr(generator, "schema", None) or {},
             generator=manifests.describe_generator(generator, getattr(trainer, "ckpt_path", None) or None),
@@ -178,7 +178,10 @@ class PoolWriter(BasePredictionWriter):
         self._finish_rows()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Wait for all ranks, then write the manifest on rank 0 (here, because a rank without rows skips `on_predict_end`)."""
+        """Wait for all ranks, then write the manifest on rank 0.
+
+        Not in `on_predict_end`, which Lightning does not call on a rank without rows.
+        """
         if stage != "predict" or not self._active:
             return
         self._active = False
@@ -231,21 +234,25 @@ class PoolWriter(BasePredictionWriter):
             self._lock = None
 
 
+def _datamodule(trainer: Trainer) -> Any:
+    return getattr(trainer, "datamodule", None)
+
+
 def _refuse_other_run(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
     """Rows of two generators or two requests do not belong in one pool."""
     before, now = old.get("generator") or {}, new["generator"]
     for key in ("class", "state_sha256"):
         if before.get(key) != now[key]:
             raise PoolError(
-                f"{folder} holds rows of another generator ({before.get('name')}: {key} differs); choose another directory or "
-                "delete this one"
+                f"{folder} holds rows of another generator ({before.get('name')}: {key} differs); choose another "
+                "directory or delete this one"
             )
     earlier, config = _comparable(old.get("config") or {}), _comparable(new["config"])
     for key in sorted(earlier.keys() & config.keys()):
         if earlier[key] != config[key]:
             raise PoolError(
-                f"{folder} holds rows of another request: {key} was {earlier[key]}, now {config[key]}; choose another directory "
-                "or delete this one"
+                f"{folder} holds rows of another request: {key} was {earlier[key]}, now {config[key]}; choose another "
+                "directory or delete this one"
             )
 
 

@@ -20,11 +20,12 @@ from lightning_synth.schema import Items, labels
 
 
 class SampleLogger(Callback):
-    """Draws a few samples beside real training items: PNG and JSON in the log directory, and in the logger if it shows figures.
+    """Draws a few samples beside real training items: PNG and JSON in the log directory, and figures in the logger.
 
-    TensorBoard and Weights & Biases get the figure; any other logger is left alone, with one warning. The same seeds are
-    used every time, so that figures of different epochs can be compared. Where weights are averaged (`GeneratorEMA`), the
-    average is sampled. The global random generators are not touched: training is the same with and without this callback.
+    TensorBoard and Weights & Biases get the figure; any other logger is left alone, with one warning. The same seeds
+    are used every time, so that figures of different epochs can be compared. Where weights are averaged
+    (`GeneratorEMA`), the average is sampled. The global random generators are not touched: training is the same with
+    and without this callback.
 
     Args:
         every_n_epochs: Draw after every so many epochs, and at the end of the fit.

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
+from lightning_synth.errors import ConfigError, NotFittedError
 from lightning_synth.nn import Standardizer
 from lightning_synth.requests import mix_seed
 from lightning_synth.schema import canonical, collate
@@ -68,17 +69,35 @@ class WDCNN(LightningModule):
             self._build(source_schema(getattr(self.trainer, "datamodule", None)))
 
     def _build(self, schema: dict[str, Any]) -> None:
+        if schema.get("domain") != "timeseries" or not schema.get("num_classes"):
+            raise ConfigError(
+                f"wdcnn classifies labelled windows of a time series, got {schema.get('domain')} data "
+                f"with {schema.get('num_classes', 0)} classes"
+            )
         self.schema = schema
+        # A checkpoint then reloads alone, also where the schema came from the DataModule.
+        self.hparams["schema"] = schema
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix_seed(int(self.hparams["seed"]), 0))
             self.scale, length = Standardizer(schema), int(schema["length"])
             kernel = max(3, 64 * length // _PAPER_LENGTH) | 1
             blocks, inputs = [], int(schema["channels"])
-            for outputs, size, stride in ((16, kernel, max(1, kernel // 4)), (32, 3, 1), (64, 3, 1), (64, 3, 1), (64, 3, 1)):
+            for outputs, size, stride in (
+                (16, kernel, max(1, kernel // 4)),
+                (32, 3, 1),
+                (64, 3, 1),
+                (64, 3, 1),
+                (64, 3, 1),
+            ):
                 block, length = _block(inputs, outputs, size, stride, length)
                 blocks.append(block)
                 inputs = outputs
-            head = [nn.Flatten(), nn.Linear(inputs * length, 100), nn.ReLU(), nn.Linear(100, int(schema["num_classes"]))]
+            head = [
+                nn.Flatten(),
+                nn.Linear(inputs * length, 100),
+                nn.ReLU(),
+                nn.Linear(100, int(schema["num_classes"])),
+            ]
             self.network = nn.Sequential(*blocks, *head)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
@@ -101,9 +120,23 @@ class WDCNN(LightningModule):
             self.log("loss", loss, batch_size=len(losses))
         return loss
 
+    def validation_step(self, batch: Any, batch_idx: int = 0) -> None:
+        """Log ``val_loss`` and ``val_accuracy`` (real items only come here)."""
+        assert self.schema is not None
+        batch = canonical(batch, self.schema)
+        scores, y = self(batch), batch["y"]
+        self.log("val_loss", F.cross_entropy(scores, y), batch_size=len(y), prog_bar=True)
+        self.log("val_accuracy", (scores.argmax(1) == y).float().mean(), batch_size=len(y))
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW."""
         return torch.optim.AdamW(self.parameters(), lr=self.hparams["lr"])
+
+    def predict_step(self, batch: Any, batch_idx: int = 0) -> Tensor:
+        """Return class probabilities (batch, classes)."""
+        assert self.schema is not None
+        scores: Tensor = self(canonical(batch, self.schema))
+        return scores.softmax(1)
 
     @torch.no_grad()
     def predict_proba(self, items: Sequence[Any]) -> np.ndarray:
@@ -115,14 +148,17 @@ class WDCNN(LightningModule):
         Returns:
             float64 (items, classes).
         """
-        assert self.schema is not None
+        if self.schema is None:
+            raise NotFittedError("wdcnn: no schema yet; train it, or pass schema=")
         training = self.training
         self.eval()
-        batch = {key: value.to(self.device) for key, value in collate(items, self.schema).items()}
-        rows = range(0, len(batch["x"]), 512)
-        parts = [self({key: value[i : i + 512] for key, value in batch.items()}).softmax(1) for i in rows]
+        parts = [torch.zeros(0, int(self.schema["num_classes"]))]
+        for start in range(0, len(items), 512):
+            batch = collate(items[start : start + 512], self.schema)
+            fields = {key: batch[key].to(self.device) for key in ("x", "mask") if key in batch}
+            parts.append(self(fields).softmax(1).cpu())
         self.train(training)
-        return torch.cat(parts).double().cpu().numpy()
+        return torch.cat(parts).double().numpy()
 
     def predict(self, items: Sequence[Any]) -> np.ndarray:
         """Return int64 classes (items,).
@@ -130,5 +166,5 @@ class WDCNN(LightningModule):
         Args:
             items: Windows.
         """
-        classes: np.ndarray = self.predict_proba(items).argmax(1)
+        classes: np.ndarray = self.predict_proba(items).argmax(1).astype(np.int64)
         return classes

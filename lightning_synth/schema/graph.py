@@ -107,7 +107,7 @@ class GraphDomain(Domain):
     def complete(self, batch: Any, condition: Mapping[str, Tensor], schema: Mapping[str, Any]) -> Any:
         """Add the graph label."""
         if "label" in condition and batch.get("y") is None:
-            batch.y = condition["label"]
+            _attach(batch, "y", condition["label"])
         return batch
 
     def finite(self, batch: Any) -> Tensor:
@@ -183,6 +183,14 @@ class GraphDomain(Domain):
         return batch
 
 
+def _attach(batch: Any, name: str, value: Tensor) -> None:
+    """Add one row a graph so that it survives `to_data_list`: PyG splits only what it has slices of."""
+    batch[name] = value
+    if getattr(batch, "_slice_dict", None):
+        batch._slice_dict[name] = torch.arange(len(value) + 1)
+        batch._inc_dict[name] = torch.zeros(len(value), dtype=torch.int64)
+
+
 def _empty(schema: Mapping[str, Any]) -> Any:
     from torch_geometric.data import Data
 
@@ -228,7 +236,7 @@ class MoleculeDomain(GraphDomain):
         """Add the requested properties where the generator did not compute them."""
         names = list(schema.get("properties", {}))
         if names and batch.get("y") is None and all(name in condition for name in names):
-            batch.y = torch.stack([condition[name] for name in names], 1)
+            _attach(batch, "y", torch.stack([condition[name] for name in names], 1))
         return batch
 
     def labels(self, items: Items) -> None:

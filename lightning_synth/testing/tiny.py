@@ -13,13 +13,13 @@ from lightning_synth.errors import ConfigError
 from lightning_synth.items import StackedItems
 from lightning_synth.schema import Items, Schema, describe, item_hashes
 
-# SMILES, atoms (index into ATOM_TYPES) and bonds (atom, atom, index into BOND_TYPES).
+# SMILES, atoms (index into ATOM_TYPES) and bonds (atom, atom, index into BOND_TYPES); the first two hold every type.
 ATOM_TYPES, BOND_TYPES = ("C", "N", "O"), ("SINGLE", "DOUBLE")
 _MOLECULES: tuple[tuple[str, Sequence[int], Sequence[tuple[int, int, int]]], ...] = (
+    ("C=O", (0, 2), ((0, 1, 1),)),
+    ("CN", (0, 1), ((0, 1, 0),)),
     ("CC", (0, 0), ((0, 1, 0),)),
     ("CO", (0, 2), ((0, 1, 0),)),
-    ("CN", (0, 1), ((0, 1, 0),)),
-    ("C=O", (0, 2), ((0, 1, 1),)),
     ("CCO", (0, 0, 2), ((0, 1, 0), (1, 2, 0))),
     ("CCN", (0, 0, 1), ((0, 1, 0), (1, 2, 0))),
     ("CC=O", (0, 0, 2), ((0, 1, 0), (1, 2, 1))),

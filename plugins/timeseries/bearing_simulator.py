@@ -295,6 +295,8 @@ class BearingSimulator(WindowResampler):
         impacts = torch.cat([*parts, x.new_zeros((0, x.shape[-1]))])[:, None]
         power = (x - x.mean(-1, keepdim=True)).square().mean(-1, keepdim=True)
         impacts = impacts * (power * self._snr(x.shape[1], rng) / impacts.square().mean(-1, keepdim=True)).sqrt()
+        if "rpm" in batch:
+            batch["rpm"] = 60 * shaft
         return batch | {"x": torch.where((kind == NORMAL)[:, None, None], x, x + impacts), "y": label}
 
     def _shaft_speed(self, requests: SampleRequests, batch: Mapping[str, Tensor], rng: KeyedRNG) -> Tensor:

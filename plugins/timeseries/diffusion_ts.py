@@ -489,9 +489,9 @@ class DiffusionTS(DiffusionGenerator):
         if not self.trainer.gradient_clip_val:
             nn.utils.clip_grad_norm_(self.parameters(), 1.0)
 
-    def on_fit_end(self) -> None:
+    def on_train_end(self) -> None:
         """Agree on the range of values."""
-        super().on_fit_end()
+        super().on_train_end()
         self.range.synchronise()
 
 

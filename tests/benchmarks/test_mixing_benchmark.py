@@ -82,5 +82,3 @@ def test_mixing_costs_at_most_five_percent(kind):
         if measured[-1] <= ALLOWED:
             break
     assert min(measured) <= ALLOWED, measured
-
-

@@ -183,6 +183,27 @@ class NeedsLabels(Good):
         self.table = torch.zeros(schema["num_classes"])[0]
 
 
+class NeedsManyItems(Good):
+    def build(self, schema: dict[str, Any]) -> None:
+        super().build(schema)
+        if schema["num_train"] < 10:
+            raise ValueError("give me more")
+
+
+class NeedsOurDataModule(Good):
+    def on_fit_start(self) -> None:
+        self.shape = self.trainer.datamodule.train_items()[0]["x"].shape
+
+
+class PeeksAtValidation(Good):
+    def on_train_start(self) -> None:
+        self.mean.data += float(self.trainer.datamodule.val_items()[0]["x"].mean())
+
+
+class RotatesNothing(Good):
+    conditions = ("label", "rpm")
+
+
 class TooBig(Good):
     def build(self, schema: dict[str, Any]) -> None:
         super().build(schema)
@@ -223,6 +244,10 @@ BAD: list[tuple[type[Generator], set[str]]] = [
     (ForgetsToStop, {"check_trainer_limits", "check_fit"}),
     (NoReference, {"check_docstring"}),
     (NeedsLabels, {"check_unlabelled_data"}),
+    (NeedsManyItems, {"check_few_items"}),
+    (NeedsOurDataModule, {"check_foreign_batches"}),
+    (PeeksAtValidation, {"check_held_out_data_is_not_used"}),
+    (RotatesNothing, {"check_continuous_conditions"}),
     (TooBig, {"check_budget"}),
     (FitFreeGlobal, {"check_sampling_is_repeatable"}),
 ]

@@ -1,4 +1,4 @@
-"""Trains on a mixture with two processes, saves in the middle of an epoch, and resumes. Usage: FOLDER LABELLED."""
+"""Trains on a mixture with two processes, saves in the middle of an epoch, and resumes. Usage: FOLDER."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ if __name__ == "__main__":
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    folder, labelled = Path(sys.argv[1]), sys.argv[2] == "labelled"
-    train(folder, "full", 2, 0, labelled, resume=False)
-    train(folder, "resumed", 2, 2, labelled, resume=True)
-    if not labelled:
-        try:
-            train(folder, "other", 1, 0, labelled, resume=True)
-        except Exception as error:
-            print(json.dumps([type(error).__name__, str(error)]))
+    folder = Path(sys.argv[1])
+    train(folder, "full", 2, 0, False, resume=False)
+    train(folder, "resumed", 2, 2, False, resume=True)
+    try:
+        train(folder, "other", 1, 0, False, resume=True)
+    except Exception as error:
+        print(json.dumps([type(error).__name__, str(error)]))
+    train(folder, "labelled", 2, 0, True, resume=False)

@@ -324,9 +324,9 @@ def test_catalogue_numbers_are_unique_and_names_parse():
 
 @pytest.mark.parametrize(
     "bad",
-    [{"rig": "mfpt"}, {"end": "BA"}, {"split": "random"}, {"test_fault_size": 0.01}, {"loads": (4,)}, {"split": "load", "test_load": 7},
-     {"split": "recording", "test_fold": 4}, {"shots": 0}, {"normal_windows": 0}, {"sampling_rate": 16_000},
-     {"val_fraction": 0.9}, {"normal_test_fraction": 0.0}],
+    [{"rig": "mfpt"}, {"end": "BA"}, {"split": "random"}, {"test_fault_size": 0.01}, {"loads": (4,)},
+     {"split": "load", "test_load": 7}, {"split": "recording", "test_fold": 4}, {"shots": 0}, {"normal_windows": 0},
+     {"sampling_rate": 16_000}, {"val_fraction": 0.9}, {"normal_test_fraction": 0.0}],
 )  # fmt: skip
 def test_impossible_settings(bad):
     with pytest.raises(ConfigError):

@@ -84,7 +84,12 @@ class Net(LightningModule):
 
 def fit(data, model=None, callbacks=(), ckpt_path=None, **options):
     model = model or Net()
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     trainer = Trainer(accelerator="cpu", **{"max_epochs": 3, "callbacks": list(callbacks), **quiet, **options})
     trainer.fit(model, data, ckpt_path=ckpt_path, weights_only=True if ckpt_path else None)
     return model
@@ -359,7 +364,12 @@ def test_resume_refuses_other_batches_in_the_middle_of_an_epoch(tmp_path):
 def test_evaluating_a_checkpoint_does_not_move_a_later_fit(tmp_path):
     data = mixed()
     full = fit(data, callbacks=[SaveAt("on_train_batch_end", 2, tmp_path / "mid.ckpt")])
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     Trainer(accelerator="cpu", **quiet).validate(Net(), data, ckpt_path=tmp_path / "mid.ckpt", verbose=False)
     assert fit(data).seen == full.seen
 

@@ -15,12 +15,17 @@ SCRIPT = Path(__file__).with_name("mixed_ddp_script.py")
 REAL, EPOCHS = 43, 3
 
 
-def run(folder, kind):
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Steps of each run and rank, final weights, and what was printed."""
+    folder = tmp_path_factory.mktemp("ddp")
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, SCRIPT, folder, kind], capture_output=True, text=True, env=env, timeout=280)
+    done = subprocess.run([sys.executable, SCRIPT, folder], capture_output=True, text=True, env=env, timeout=280)
     assert done.returncode == 0, done.stderr[-4000:]
-    logs = {name: [json.loads((folder / f"{name}.{rank}").read_text()) for rank in (0, 1)] for name in ("full", "resumed")}
-    return logs, done.stdout
+    names = ("full", "resumed", "labelled")
+    logs = {name: [json.loads((folder / f"{name}.{rank}").read_text()) for rank in (0, 1)] for name in names}
+    weights = [torch.load(folder / f"{name}.pt{rank}")["weight"] for name in names[:2] for rank in (0, 1)]
+    return logs, weights, done.stdout
 
 
 def epoch_of(ranks, epoch):
@@ -28,8 +33,8 @@ def epoch_of(ranks, epoch):
 
 
 @pytest.mark.ddp
-def test_two_processes_mix_exactly_and_resume(tmp_path):
-    logs, output = run(tmp_path, "plain")
+def test_two_processes_mix_exactly_and_resume(run):
+    logs, weights, output = run
     full = logs["full"]
     assert len(full[0]) == len(full[1])
     orders = []
@@ -46,18 +51,17 @@ def test_two_processes_mix_exactly_and_resume(tmp_path):
     for rank in (0, 1):
         steps = len(full[rank]) // EPOCHS
         assert logs["resumed"][rank] == full[rank][steps + 3 :]
-    weights = [torch.load(tmp_path / f"{name}.pt{rank}") for name in ("full", "resumed") for rank in (0, 1)]
-    assert all(torch.equal(weights[0]["weight"], other["weight"]) for other in weights[1:])
+    assert all(torch.equal(weights[0], other) for other in weights[1:])
     # The middle of an epoch cannot be continued on another number of processes.
     name, message = json.loads(output.splitlines()[-1])
     assert "world_size was 2, is 1" in message, (name, message)
 
 
 @pytest.mark.ddp
-def test_two_processes_fill_classes_exactly(tmp_path):
-    logs, _ = run(tmp_path, "labelled")
+def test_two_processes_fill_classes_exactly(run):
+    logs = run[0]
     real, pool = torch.arange(REAL) % 5 % 3, torch.arange(9) % 5 % 3
     for epoch in range(EPOCHS):
-        items = torch.tensor([item for batch, _ in epoch_of(logs["full"], epoch) for item in batch])
+        items = torch.tensor([item for batch, _ in epoch_of(logs["labelled"], epoch) for item in batch])
         labels = torch.cat([real[items[items < 1000]], pool[items[items >= 1000] - 1000]])
         assert torch.bincount(labels).tolist() == [int(torch.bincount(real).max())] * 3

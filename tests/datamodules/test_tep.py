@@ -118,8 +118,8 @@ def test_missing_and_broken_files(npz, tmp_path):
         TEPDataModule(tmp_path).setup()
 
 
-@pytest.mark.parametrize("bad", [{"faults": (0, 1)}, {"faults": (22,)}, {"faults": ()}, {"faults": (1, 1)}, {"shots": 0},
-                                 {"val_fraction": 1.0}, {"normal_windows": 0}])  # fmt: skip
+@pytest.mark.parametrize("bad", [{"faults": (0, 1)}, {"faults": (22,)}, {"faults": ()}, {"faults": (1, 1)},
+                                 {"shots": 0}, {"val_fraction": 1.0}, {"normal_windows": 0}])  # fmt: skip
 def test_impossible_settings(bad):
     with pytest.raises(ConfigError):
         TEPDataModule("tep.npz", **bad)

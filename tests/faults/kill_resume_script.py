@@ -140,9 +140,7 @@ def main() -> None:
     draw = random.Random(0)
     # Every place in a step is met; the step is random.
     plan = [(PLACES[i % len(PLACES)], draw.randrange(1, total)) for i in range(points)]
-    found = [
-        compare(root / str(i), root / "full", place, step, signal.SIGKILL) for i, (place, step) in enumerate(plan)
-    ]
+    found = [compare(root / str(i), root / "full", place, step, signal.SIGKILL) for i, (place, step) in enumerate(plan)]
     found.append(compare(root / "term", root / "full", "on_train_batch_start", total // 2, signal.SIGTERM))
     print(json.dumps({"total": total, "once": once(steps(root / "full" / "full.log")), "runs": found}))
 

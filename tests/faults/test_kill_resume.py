@@ -16,7 +16,9 @@ SCRIPT = Path(__file__).with_name("kill_resume_script.py")
 
 def run(folder, points):
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, SCRIPT, folder, str(points)], capture_output=True, text=True, env=env, timeout=280)
+    done = subprocess.run(
+        [sys.executable, SCRIPT, folder, str(points)], capture_output=True, text=True, env=env, timeout=280
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])
 

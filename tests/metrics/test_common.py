@@ -118,6 +118,12 @@ def test_c2st_needs_trees_for_rounded_data():
     assert result["c2st_auc"] == result["c2st_auc_trees"] > 0.95
 
 
+def test_c2st_trees_grow_on_a_few_dozen_rows():
+    # Equal means, different spread: the linear classifier is blind.
+    result = metrics.classifier_two_sample(normal(0, 30), normal(1, 30, scale=6))
+    assert result["c2st_auc_trees"] > 0.75 > result["c2st_auc_linear"]
+
+
 def test_c2st_groups_keep_entities_in_one_fold():
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(2, 30, 8))
@@ -278,9 +284,9 @@ CORRUPTIONS = {
 # What each metric must see; the sign is the direction in which it moves.
 SENSITIVE = {
     "shift": {"hellinger": 1, "hellinger_gaussian": 1, "dd_plot_r2": -1, "c2st_auc": 1, "mmd2": 1, "coverage": -1},
-    "shrink": {"hellinger": 1, "hellinger_gaussian": 1, "c2st_auc": 1, "recall": -1, "density": 1},
+    "shrink": {"hellinger": 1, "hellinger_gaussian": 1, "recall": -1, "density": 1},
     "noise": {"hellinger": 1, "dd_plot_r2_spatial": -1, "precision": -1, "mmd2": 1, "authenticity": 1},
-    "mode_drop": {"dcscore_ratio": -1, "vendi_ratio": -1, "coverage": -1, "c2st_auc": 1, "pcd": 1},
+    "mode_drop": {"dcscore_ratio": -1, "vendi_ratio": -1, "coverage": -1, "pcd": 1},
 }
 
 
@@ -288,13 +294,14 @@ SENSITIVE = {
 def test_metrics_move_monotonically(corruption):
     rng = np.random.default_rng(0)
     mixing = rng.normal(size=(6, 6))
-    real, fresh = (rng.normal(size=(500, 6)) @ mixing for _ in range(2))
+    real, fresh = (rng.normal(size=(400, 6)) @ mixing for _ in range(2))
     space = FeatureSpace(real)
+    specs = [spec for spec in METRICS if spec.cost == "fast" or "c2st_auc" in SENSITIVE[corruption]]
     levels = np.linspace(0, 1, 6)
     rows = []
     for level in levels:
         damaged = space(CORRUPTIONS[corruption](real, fresh, level, np.random.default_rng(1)))
-        rows.append({k: v for spec in METRICS for k, v in spec.compute(None, space(real), damaged, {}, 0).items()})
+        rows.append({k: v for spec in specs for k, v in spec.compute(None, space(real), damaged, {}, 0).items()})
     for name, sign in SENSITIVE[corruption].items():
         correlation = stats.spearmanr(levels, [row[name] for row in rows]).statistic
         assert sign * correlation >= 0.94, (name, [row[name] for row in rows])

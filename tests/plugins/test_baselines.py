@@ -86,8 +86,8 @@ def test_picking_from_conditions_is_the_same_in_any_chunk(monkeypatch):
 
 def test_bootstrap_of_a_molecule_follows_a_property():
     model = Bootstrap().fit_on(tiny_items("molecule"), tiny_schema("molecule"))
-    batch = model.sample(6, condition={"atoms": 4.0, "hetero_atoms": 0.0}).data
-    assert set(batch.smiles) == {"C1CCC1"} or all(value == 4 for value in batch.y[:, 0].tolist())
+    batch = model.sample(6, condition={"atoms": 3.0, "hetero_atoms": 0.0}).data
+    assert set(batch.smiles) == {"C1CC1"}
 
 
 def test_node_bootstrap_appends_copies_and_leaves_the_graph_alone():

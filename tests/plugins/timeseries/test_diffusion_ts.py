@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from lightning_synth.items import StackedItems
-from lightning_synth.plugins.timeseries.diffusion_ts import Backbone, DiffusionTS, ValueRange, dominant_season, trend_basis
+from lightning_synth.plugins.timeseries.diffusion_ts import (
+    Backbone,
+    DiffusionTS,
+    ValueRange,
+    dominant_season,
+    trend_basis,
+)
 from lightning_synth.requests import KeyedRNG
 from lightning_synth.schema import describe
 from lightning_synth.testing import tiny_series, tiny_series_schema
@@ -79,7 +85,9 @@ def test_short_and_long_windows_run(length: int) -> None:
 
 def test_overfits_one_batch() -> None:
     batch = tiny_series(8, 2, 24).tensors
-    model = DiffusionTS(schema=describe(StackedItems(batch), "timeseries"), **{**TINY, "d_model": 32}, condition_dropout=0.0)
+    model = DiffusionTS(
+        schema=describe(StackedItems(batch), "timeseries"), **{**TINY, "d_model": 32}, condition_dropout=0.0
+    )
     before = evaluate(model, batch)
     train(model, batch, 200, lr=5e-3)
     assert evaluate(model, batch) < 0.4 * before

@@ -17,7 +17,12 @@ from lightning_synth.datamodules.base import ItemsDataModule
 from lightning_synth.errors import CheckpointError, ConfigError
 from lightning_synth.items import StackedItems
 from lightning_synth.plugins.timeseries.diffusion_ts import DiffusionTS
-from lightning_synth.plugins.timeseries.fault_diffusion import DIVERSITY, DifferenceAdapter, FaultDiffusion, diversity_term
+from lightning_synth.plugins.timeseries.fault_diffusion import (
+    DIVERSITY,
+    DifferenceAdapter,
+    FaultDiffusion,
+    diversity_term,
+)
 from lightning_synth.requests import KeyedRNG
 from lightning_synth.schema import describe
 from lightning_synth.testing.case import quiet_trainer
@@ -93,7 +98,10 @@ def test_backbone_is_frozen_bit_for_bit_in_stage_two(limits: dict[str, int]) -> 
     assert all(torch.equal(watch.backbone[name], p) for name, p in model.backbone.named_parameters())
     with model.averaged_weights():
         assert all(torch.equal(watch.backbone[name], p) for name, p in model.backbone.named_parameters())
-    assert float(model.adapters[0].attention.out.weight.detach().abs().max()) > 0 and float(model.gate.detach().abs().max()) > 0
+    assert (
+        float(model.adapters[0].attention.out.weight.detach().abs().max()) > 0
+        and float(model.gate.detach().abs().max()) > 0
+    )
     assert all(p.requires_grad for p in model.parameters())
 
 
@@ -221,29 +229,38 @@ def test_both_stages_under_plain_ddp(tmp_path: Path) -> None:
     script.write_text(
         textwrap.dedent("""
         import torch
+        from lightning import Callback, Trainer
         from lightning_synth.datamodules.base import ItemsDataModule
         from lightning_synth.items import StackedItems
         from lightning_synth.plugins.timeseries.fault_diffusion import FaultDiffusion
         from lightning_synth.requests import KeyedRNG
-        from lightning import Trainer
 
-        options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+        class Compare(Callback):
+            # The fit runs in forked processes, so that is where the weights can be looked at.
+            def on_train_end(self, trainer, model):
+                for weight in (model.gate.detach(), model.backbone.embed.weight.detach(), model.range.high):
+                    both = [torch.zeros_like(weight) for _ in range(2)]
+                    torch.distributed.all_gather(both, weight.contiguous())
+                    assert torch.equal(both[0], both[1]) and float(weight.abs().max()) > 0
+                with model.averaged_weights():
+                    assert torch.equal(backbone[0], model.backbone.embed.weight)
+                print("finished", trainer.global_rank, flush=True)
+
+            def on_train_batch_end(self, trainer, model, *args):
+                if bool(model.adapting) and not backbone:
+                    backbone.append(model.backbone.embed.weight.detach().clone())
+
+        backbone = []
         if __name__ == "__main__":
             x = KeyedRNG(0).normal((40, 2, 24))
             y = (torch.arange(40) >= 36).long() + (torch.arange(40) >= 38).long()
             module = ItemsDataModule(StackedItems({"x": x + 4 * y[:, None, None], "y": y}), batch_size=8)
             model = FaultDiffusion(d_model=16, heads=2, encoder_layers=1, decoder_layers=1, stage_fraction=0.5)
-            trainer = Trainer(**options, max_steps=12, strategy="ddp_fork", devices=2)
+            options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+            trainer = Trainer(
+                **options, accelerator="cpu", strategy="ddp_fork", devices=2, max_steps=12, callbacks=[Compare()]
+            )
             trainer.fit(model, datamodule=module)
-            other = [torch.zeros_like(model.gate) for _ in range(2)]
-            torch.distributed.all_gather(other, model.gate.detach())
-            assert torch.equal(other[0], other[1]) and float(model.gate.detach().abs().max()) > 0
-            weight = model.backbone.embed.weight.detach()
-            both = [torch.zeros_like(weight) for _ in range(2)]
-            torch.distributed.all_gather(both, weight)
-            with model.averaged_weights():
-                assert torch.equal(weight, model.backbone.embed.weight) and torch.equal(both[0], both[1])
-            print("finished", trainer.global_rank)
     """)
     )
     run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=240)

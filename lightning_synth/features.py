@@ -1,0 +1,318 @@
+"""Features of windows for simple classifiers and metrics: statistics, texture, and vibration diagnostics.
+
+All functions map windows (n, channels, length) to float64 (n, features), channel after channel, without a loop over
+windows, and none of them reads anything but the window (and its shaft speed): nothing is fitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+
+from lightning_synth.errors import ConfigError
+from lightning_synth.signal import (
+    Array,
+    Band,
+    as_windows,
+    bearing_frequencies,
+    harmonics,
+    kurtosis_bands,
+    peak_ratios,
+    psd,
+    squared_envelope_spectrum,
+)
+
+Kind = Literal["auto", "statistics", "texture", "vibration", "values"]
+STATISTICS = ("mean", "std", "slope", "roughness")
+TEXTURE = ("step", "bend", "lag1", "turns", "high_share", "entropy")
+#: A window shorter than this holds too few shaft turns for a spectrum to be of use.
+MIN_VIBRATION_LENGTH = 256
+_TINY = 1e-12
+
+
+def _observed(x: Any, mask: Any) -> tuple[Array, Array]:
+    """Windows, and 1/0 weights (n, 1, length) of their observed steps; unobserved values become 0."""
+    windows = as_windows(x)
+    if mask is None:
+        return windows, np.ones((len(windows), 1, windows.shape[-1]))
+    weight = np.asarray(mask, dtype=np.float64)[:, None]
+    return np.where(weight > 0, windows, 0.0), weight
+
+
+def _mean(values: Array, weight: Array) -> Array:
+    return np.asarray((values * weight).sum(-1) / np.maximum(weight.sum(-1), 1.0))
+
+
+def window_statistics(x: Any, mask: Any = None) -> Array:
+    """Mean, standard deviation, least-squares slope per step and mean absolute step of each channel.
+
+    Args:
+        x: Windows (n, channels, length).
+        mask: bool (n, length), True = observed; None: all.
+
+    Returns:
+        (n, 4 * channels), in the order of `STATISTICS` for the first channel, then for the next.
+
+    Example:
+        >>> window_statistics([[0.0, 2.0, 4.0, 6.0]]).round(3).tolist()
+        [[3.0, 2.236, 2.0, 2.0]]
+    """
+    windows, weight = _observed(x, mask)
+    mean = _mean(windows, weight)
+    centred = windows - mean[..., None]
+    time = np.arange(windows.shape[-1], dtype=np.float64)
+    time = time - _mean(np.broadcast_to(time, weight.shape), weight)[..., None]
+    slope = (centred * time * weight).sum(-1) / np.maximum((np.square(time) * weight).sum(-1), _TINY)
+    std = np.sqrt(_mean(np.square(centred), weight))
+    rough = _mean(np.abs(np.diff(windows)), weight[..., 1:] * weight[..., :-1])
+    return _flat([mean, std, slope, rough])
+
+
+def texture_features(x: Any) -> Array:
+    """Scale-free roughness and spectrum of each channel: what smoothing and added noise change first.
+
+    A recurrent judge on raw values does not see a 3-point moving average at all; a forest on these features does.
+
+    Args:
+        x: Windows (n, channels, length).
+
+    Returns:
+        (n, 6 * channels), in the order of `TEXTURE`: log ratios of the standard deviation of first and of second
+        differences to that of the window, lag-1 autocorrelation of the first differences, share of turning points,
+        share of power in the upper half of the spectrum (log), spectral entropy over its maximum.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> white, smooth = texture_features(rng.normal(size=2000)), texture_features(np.arange(2000.0))
+        >>> bool(abs(white[0, 0] - np.log(2) / 2) < 0.05), bool(smooth[0, 0] < -5), round(float(white[0, 2]), 1)
+        (True, True, -0.5)
+    """
+    windows = as_windows(x)
+    step = np.diff(windows)
+    bend = np.diff(step)
+    spread = windows.std(-1) + _TINY
+    pairs = (step[..., 1:] * step[..., :-1]).mean(-1) if step.shape[-1] > 1 else np.zeros(windows.shape[:2])
+    turns = (np.sign(step[..., 1:]) * np.sign(step[..., :-1]) < 0).mean(-1) if step.shape[-1] > 1 else pairs
+    power = psd(windows)[1][..., 1:] + 1e-300
+    share = power / power.sum(-1, keepdims=True)
+    entropy = -(share * np.log(share + _TINY)).sum(-1) / np.log(max(share.shape[-1], 2))
+    return _flat(
+        [
+            np.log(step.std(-1) / spread + 1e-6),
+            np.log((bend.std(-1) if bend.shape[-1] else spread) / spread + 1e-6),
+            pairs / (np.square(step).mean(-1) + _TINY**2),
+            turns,
+            np.log(share[..., share.shape[-1] // 2 :].sum(-1) + 1e-6),
+            entropy,
+        ]
+    )
+
+
+def shape_features(x: Any) -> Array:
+    """Vibration indicators in the time domain.
+
+    Args:
+        x: Windows (n, channels, length).
+
+    Returns:
+        (n, 8 * channels): log RMS, log peak, skewness, kurtosis (3 for a Gaussian), crest factor, impulse factor
+        (peak / mean absolute value), and the log ratios of first and second differences to the RMS (mobility).
+
+    Example:
+        >>> shape_features(np.sin(np.linspace(0, 20 * np.pi, 2000, endpoint=False))).round(2)[0, 2:5].tolist()
+        [0.0, 1.5, 1.41]
+    """
+    windows = as_windows(x)
+    centred = windows - windows.mean(-1, keepdims=True)
+    rms = np.sqrt(np.square(centred).mean(-1)) + _TINY
+    size = np.abs(centred)
+    peak = size.max(-1)
+    unit = centred / rms[..., None]
+    step = np.diff(centred)
+    return _flat(
+        [
+            np.log(rms),
+            np.log(peak + _TINY),
+            (unit**3).mean(-1),
+            (unit**4).mean(-1),
+            peak / rms,
+            peak / (size.mean(-1) + _TINY),
+            np.log(step.std(-1) / rms + 1e-6),
+            np.log(np.diff(step).std(-1) / rms + 1e-6),
+        ]
+    )
+
+
+def band_energies(x: Any, fs: float = 1.0, bands: int = 16) -> Array:
+    """Power in equal bands up to the Nyquist frequency, absolute and as shares.
+
+    Args:
+        x: Windows (n, channels, length).
+        fs: Sampling rate, Hz.
+        bands: How many.
+
+    Returns:
+        (n, 2 * bands * channels): log power, then log share of the total.
+
+    Example:
+        >>> t = np.arange(1024) / 1024
+        >>> energy = band_energies(np.sin(2 * np.pi * 200 * t), 1024, bands=4)
+        >>> int(energy[0, :4].argmax()), round(float(np.exp(energy[0, 5])), 2)
+        (1, 1.0)
+    """
+    frequency, power = psd(x, fs, 16 * bands)
+    edges = np.linspace(0, len(frequency) - 1, bands + 1).round().astype(int)
+    # The mean of the window is no vibration: the lowest band starts at the first line above 0.
+    sums = [power[..., a + 1 : b + 1].sum(-1) for a, b in pairwise(edges)]
+    energy = np.stack(sums, -1) * frequency[1]
+    share = energy / (energy.sum(-1, keepdims=True) + _TINY)
+    return np.concatenate([np.log(energy + _TINY), np.log(share + 1e-6)], -1).reshape(len(energy), -1)
+
+
+def tone_frequencies(bearing: Mapping[str, float], rpm: Any, orders: int = 3) -> Array:
+    """Lines that bearing defects leave in the squared envelope spectrum.
+
+    Args:
+        bearing: Geometry, see `lightning_synth.signal.bearing_frequencies`.
+        rpm: Shaft speed (n,).
+        orders: Multiples of BPFO, BPFI and 2 BSF.
+
+    Returns:
+        (n, 2 + 3 * orders) in Hz: FTF, shaft, then the multiples.
+
+    Example:
+        >>> cwru = {"num_balls": 9, "ball_diameter": 0.3126, "pitch_diameter": 1.537, "contact_angle": 0.0}
+        >>> tone_frequencies(cwru, [60.0], 1).round(3).tolist()
+        [[0.398, 1.0, 3.585, 5.415, 4.713]]
+    """
+    speed = np.asarray(rpm, dtype=np.float64)
+    tones = bearing_frequencies(bearing, speed)
+    multiples = [harmonics(base, range(1, orders + 1)) for base in (tones["BPFO"], tones["BPFI"], 2 * tones["BSF"])]
+    return np.concatenate([tones["FTF"][:, None], speed[:, None] / 60, *multiples], 1)
+
+
+def envelope_features(
+    x: Any, fs: float, tones: Any = None, bands: Sequence[Band | None] = (None,), slip: float = 0.02
+) -> Array:
+    """Lines of the squared envelope spectrum against its median, and the kurtosis of the envelope in bands.
+
+    Args:
+        x: Windows (n, channels, length).
+        fs: Sampling rate, Hz.
+        tones: Frequencies looked for (n, K), Hz; None: the highest line anywhere.
+        bands: Bands whose envelope is taken, Hz; None: the whole spectrum.
+        slip: Relative half-width of the search.
+
+    Returns:
+        (n, channels * features): per channel log peak-to-median ratios, one per band and tone, then the log kurtosis of
+        the envelope in the bands of `lightning_synth.signal.kurtosis_bands`.
+
+    Example:
+        >>> t = np.arange(6000) / 12000
+        >>> x = (1 + np.cos(2 * np.pi * 100 * t)) * np.cos(2 * np.pi * 3000 * t)
+        >>> found = envelope_features(x, 12000, tones=np.array([[100.0, 150.0]]))
+        >>> bool(found[0, 0] > found[0, 1] + 3)
+        True
+    """
+    windows = as_windows(x)
+    length = windows.shape[-1]
+    duration, parts = length / fs, []
+    padding = max(1, min(8, 8192 // length))
+    for band in bands:
+        frequency, spectrum = squared_envelope_spectrum(windows, fs, band, padding)
+        if tones is None:
+            above = spectrum[..., frequency > 2 / duration]
+            ratio = (above.max(-1) / (np.median(above, -1) + 1e-300))[..., None]
+        else:
+            ratio = peak_ratios(frequency, spectrum, tones, slip, 0.5 / duration)
+        parts.append(np.log(ratio + 1e-6))
+    parts.append(np.log(kurtosis_bands(windows, fs)[1].clip(-1) + 2))
+    return np.concatenate(parts, -1).reshape(len(windows), -1)
+
+
+def vibration_features(
+    x: Any, fs: float, rpm: Any = None, bearing: Mapping[str, float] | None = None, bands: int = 16
+) -> Array:
+    """Time-domain indicators, band energies and envelope-spectrum lines of vibration windows.
+
+    Args:
+        x: Windows (n, channels, length).
+        fs: Sampling rate, Hz.
+        rpm: Shaft speed (n,) or a number; None: unknown.
+        bearing: Geometry; with the speed it says where defects leave lines in the envelope spectrum.
+        bands: Number of frequency bands.
+
+    Returns:
+        (n, features).
+
+    Example:
+        >>> vibration_features(np.random.default_rng(0).normal(size=(3, 1024)), 12000.0).shape
+        (3, 56)
+    """
+    windows = as_windows(x)
+    tones = None
+    if rpm is not None and bearing is not None:
+        tones = tone_frequencies(bearing, np.broadcast_to(np.asarray(rpm, dtype=np.float64), (len(windows),)))
+    parts = [shape_features(windows), band_energies(windows, fs, bands), envelope_features(windows, fs, tones)]
+    return np.concatenate(parts, 1)
+
+
+def series_features(items: Any, schema: Mapping[str, Any], kind: Kind = "auto") -> Array:
+    """Features of time-series items for a simple classifier.
+
+    Args:
+        items: Items of the domain ``timeseries``.
+        schema: Of the items; its ``sampling_rate``, ``bearing`` and ``conditions`` say what can be computed.
+        kind: ``"statistics"``, ``"texture"``, ``"vibration"``, ``"values"`` (standardised, flattened), or ``"auto"``:
+            vibration features if there is a sampling rate and at least 256 samples, else statistics.
+
+    Returns:
+        (n, features).
+
+    Raises:
+        ConfigError: If the kind is unknown, or vibration features are asked for without a sampling rate.
+
+    Example:
+        >>> from lightning_synth.testing import tiny_series, tiny_series_schema
+        >>> series_features(tiny_series(4), tiny_series_schema()).shape
+        (4, 8)
+    """
+    from lightning_synth.items import StackedItems
+    from lightning_synth.schema import features
+
+    rate = schema.get("sampling_rate")
+    if kind == "auto":
+        kind = "vibration" if rate and schema["length"] >= MIN_VIBRATION_LENGTH else "statistics"
+    if kind == "values":
+        return np.asarray(features(items, schema), dtype=np.float64)
+    fields = StackedItems.from_items(items).tensors
+    x = fields["x"].numpy() if fields else np.zeros((0, schema["channels"], schema["length"]))
+    mask = fields["mask"].numpy() if "mask" in fields else None
+    if kind == "statistics":
+        return window_statistics(x, mask)
+    if mask is not None:
+        x = np.where(mask[:, None], x, 0.0)
+    if kind == "texture":
+        return texture_features(x)
+    if kind != "vibration":
+        raise ConfigError(f"features={kind!r} is unknown: use auto, statistics, texture, vibration or values")
+    if not rate:
+        raise ConfigError("features='vibration' needs the sampling rate: set sampling_rate= in the DataModule")
+    return vibration_features(x, rate, _speed(fields, schema), schema.get("bearing"))
+
+
+def _speed(fields: Mapping[str, Any], schema: Mapping[str, Any]) -> Any:
+    """Shaft speed of each window, or the mean of training, or None."""
+    if "rpm" in fields:
+        return fields["rpm"].double().numpy()
+    known = schema.get("conditions", {}).get("rpm")
+    return known["mean"] if known else None
+
+
+def _flat(parts: Sequence[Array]) -> Array:
+    """Stack (n, channels) arrays to (n, channels * parts), channel after channel."""
+    stacked = np.stack(parts, -1)
+    return stacked.reshape(len(stacked), -1)

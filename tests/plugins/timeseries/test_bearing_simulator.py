@@ -1,0 +1,218 @@
+"""Bearing simulator: the right lines in the envelope spectrum, the right power, on real healthy windows."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_synth.errors import ConfigError, SchemaError
+from lightning_synth.items import StackedItems
+from lightning_synth.plugins.timeseries.bearing_simulator import (
+    BALL,
+    INNER,
+    NORMAL,
+    OUTER,
+    BearingSimulator,
+    fault_type,
+    impact_amplitudes,
+    impact_times,
+    load_zone,
+    ringing,
+)
+from lightning_synth.requests import KeyedRNG
+from lightning_synth.schema import describe
+from lightning_synth.signal import squared_envelope_spectrum
+
+CWRU = {"num_balls": 9, "ball_diameter": 0.3126, "pitch_diameter": 1.537, "contact_angle": 0.0}
+RATE, NAMES = 12000.0, ["N", "IR", "OR", "B"]
+# Impacts per revolution: BPFI, BPFO and twice BSF of the bearing above.
+ORDERS = {1: 5.4152, 2: 3.5848, 3: 4.7135}
+
+
+def healthy(n=12, length=1024, channels=1, seed=0):
+    rng = np.random.default_rng(seed)
+    x = torch.tensor(rng.normal(size=(n, channels, length)), dtype=torch.float32)
+    rpm = torch.tensor([1730.0, 1797.0]).repeat(n // 2)
+    return StackedItems({"x": x, "y": torch.zeros(n, dtype=torch.int64), "rpm": rpm})
+
+
+def schema_of(items, **known):
+    entries = {"class_names": NAMES, "normal_class": 0, "sampling_rate": RATE, "bearing": CWRU}
+    return describe(items, "timeseries", **{**entries, **known})
+
+
+def simulator(length=1024, channels=1, **options):
+    items = healthy(length=length, channels=channels)
+    return BearingSimulator(**options).fit_on(items, schema_of(items))
+
+
+@pytest.mark.parametrize("label", (1, 2, 3))
+@pytest.mark.parametrize("rpm", (1730.0, 1797.0))
+def test_envelope_spectrum_peaks_at_the_defect_frequency(label, rpm):
+    model = simulator(length=24000, snr_db=(15.0, 15.0), slip=(0.01, 0.01))
+    x = model.sample(24, condition={"label": label, "rpm": rpm}, seed=1).data["x"]
+    frequency, spectrum = squared_envelope_spectrum(x, RATE)
+    mean = spectrum.mean((0, 1))
+    expected = ORDERS[label] * rpm / 60
+    # Modulation sidebands and the rotation itself stay below half of the defect frequency away.
+    near = (frequency > 0.6 * expected) & (frequency < 1.4 * expected)
+    assert abs(frequency[near][mean[near].argmax()] / expected - 1) < 0.02
+    others = [ORDERS[k] * rpm / 60 for k in ORDERS if k != label]
+    lines = [mean[np.abs(frequency / f - 1) < 0.02].max() for f in (expected, *others)]
+    # Sidebands at multiples of the cage speed reach some way.
+    assert lines[0] > 2 * max(lines[1:])
+
+
+def test_the_requested_signal_to_noise_ratio_is_met():
+    quiet, loud = (simulator(snr_db=(snr, snr), gain_db=0.0) for snr in (-60.0, 6.0))
+    asked = {"condition": {"label": [1, 2, 3] * 10, "rpm": 1797.0}, "seed": 4}
+    background, x = (model.sample(30, **asked).data["x"].double() for model in (quiet, loud))
+    impacts = x - background
+    ratio = 10 * torch.log10(impacts.square().mean(-1) / background.var(-1, unbiased=False))
+    assert torch.allclose(ratio, torch.full_like(ratio, 6.0), atol=0.1)
+
+
+def test_on_several_channels_the_best_one_has_the_ratio():
+    quiet, loud = (simulator(channels=3, snr_db=(snr, snr), gain_db=0.0) for snr in (-60.0, 6.0))
+    asked = {"condition": {"label": 1, "rpm": 1797.0}, "seed": 4}
+    background, x = (model.sample(30, **asked).data["x"].double() for model in (quiet, loud))
+    ratio = 10 * torch.log10((x - background).square().mean(-1) / background.var(-1, unbiased=False))
+    assert torch.allclose(ratio.amax(1), torch.tensor(6.0, dtype=torch.float64), atol=0.1)
+    assert ratio.min() > -0.1
+
+
+def test_normal_rows_are_healthy_windows_of_the_nearest_speed():
+    model = simulator(gain_db=0.0)
+    data = model.sample(20, condition={"label": 0, "rpm": 1740.0}).data
+    bank = model.windows["x"]
+    source = torch.cdist(data["x"].flatten(1), bank.flatten(1)).argmin(1)
+    assert torch.equal(data["x"], bank[source])
+    assert (model.windows["rpm"][source] == 1730).all()
+    assert data["y"].tolist() == [0] * 20
+
+
+def test_impacts_do_not_depend_on_how_long_one_waits():
+    """The mean rate is the defect rate, and the jitter accumulates as a random walk."""
+    order, shaft = torch.full((3000,), 4.0), torch.full((3000,), 25.0)
+    times = impact_times(order, shaft, torch.full((3000,), 0.02), 101, KeyedRNG(torch.arange(3000)))
+    gaps = times.diff()
+    assert (gaps > 0).all()
+    assert abs(float(gaps.mean()) - 0.01) < 1e-5
+    assert abs(float(gaps.std()) - 0.0002) < 1e-5
+    waited = times[:, 100] - times[:, 0]
+    assert abs(float(waited.std()) - 0.0002 * math.sqrt(100)) < 1e-4
+    assert float(times[:, 0].min()) >= 0 and float(times[:, 0].max()) <= 0.01
+
+
+def test_load_zone_is_that_of_stribeck():
+    angle = torch.tensor([0.0, math.pi / 2, math.pi])
+    assert torch.allclose(load_zone(angle, torch.tensor(0.5)), torch.tensor([1.0, 0.0, 0.0]), atol=1e-5)
+    assert torch.allclose(load_zone(angle, torch.tensor(1.0)), torch.tensor([1.0, 0.5**1.5, 0.0]), atol=1e-5)
+
+
+def test_inner_race_impacts_follow_the_shaft_and_ball_impacts_the_cage():
+    rows, shaft, cage = 400, 30.0, 0.4
+    times = torch.arange(0, 2, 0.001).expand(rows, -1)
+    line = {}
+    for kind in (INNER, OUTER, BALL):
+        strength = impact_amplitudes(
+            torch.full((rows,), kind), times, torch.full((rows,), shaft), cage, KeyedRNG(torch.arange(rows)), 0.0
+        )
+        assert strength.min() >= 0
+        spectrum = torch.fft.rfft(strength - strength.mean(1, keepdim=True)).abs().mean(0) / times.shape[1]
+        line[kind] = {"shaft": float(spectrum[round(2 * shaft)]), "cage": float(spectrum[round(2 * cage * shaft)])}
+    assert line[INNER]["shaft"] > 0.1 > 50 * line[INNER]["cage"]
+    assert line[BALL]["cage"] > 0.1 > 50 * line[BALL]["shaft"]
+    assert 0.02 < line[OUTER]["shaft"] < line[INNER]["shaft"]
+
+
+def test_ringing_is_the_damped_oscillation_of_the_formula():
+    rate, lead, length = 12000.0, 0.01, 600
+    times = torch.tensor([[0.01 + 0.0021, 0.005]])
+    frequency, damping = torch.tensor([[1500.0]]), torch.tensor([[0.05]])
+    signal = ringing(times, torch.tensor([[1.0, 2.0]]), frequency, damping, torch.ones(1, 1), length, rate, lead)
+    t = torch.arange(length) / rate + lead
+    expected = torch.zeros(length)
+    omega = 2 * math.pi * 1500
+    for when, size in zip(times[0], (1.0, 2.0), strict=True):
+        since = (t - when).clamp(min=0)
+        expected += size * torch.exp(-0.05 * omega * since) * torch.sin(omega * math.sqrt(1 - 0.05**2) * since)
+    assert (signal[0] - expected).abs().max() < 0.02
+
+
+def test_rows_depend_on_their_own_seed_only():
+    model = simulator()
+    requests = model.make_requests(9, seed=3, condition={"label": [0, 1, 2, 3, 1, 2, 3, 1, 2], "rpm": 1750.0})
+    together = model.sample(requests).data["x"]
+    alone = torch.cat([model.sample(requests[i : i + 1]).data["x"] for i in range(9)])
+    assert torch.allclose(together, alone, atol=1e-5)
+    assert len(torch.unique(together, dim=0)) == 9
+
+
+def test_rows_do_not_depend_on_the_chunk(monkeypatch):
+    import lightning_synth.plugins.timeseries.bearing_simulator as module
+
+    model = simulator()
+    whole = model.sample(10, condition={"label": 1}, seed=2).data["x"]
+    monkeypatch.setattr(module, "_CHUNK", 3)
+    assert torch.allclose(whole, model.sample(10, condition={"label": 1}, seed=2).data["x"], atol=1e-5)
+
+
+def test_the_speed_can_be_asked_for_or_fixed():
+    data = simulator().sample(4, condition={"label": 1, "rpm": 1765.0}).data
+    assert torch.allclose(data["rpm"], torch.tensor(1765.0))
+    items = StackedItems({name: value for name, value in healthy().tensors.items() if name != "rpm"})
+    fixed = BearingSimulator(rpm=1797.0).fit_on(items, schema_of(items))
+    assert torch.isfinite(fixed.sample(3, condition={"label": 2}).data["x"]).all()
+    with pytest.raises(ConfigError, match="rpm"), pytest.warns(UserWarning, match="outside the training range"):
+        simulator().sample(2, condition={"label": 1, "rpm": 10000.0})
+
+
+@pytest.mark.parametrize("missing", ("sampling_rate", "bearing", "rpm", "normal", "parts"))
+def test_missing_physics_is_named(missing):
+    items = healthy()
+    if missing == "rpm":
+        items = StackedItems({name: value for name, value in items.tensors.items() if name != "rpm"})
+    known = {missing: None} if missing in ("sampling_rate", "bearing") else {}
+    if missing == "normal":
+        known = {"class_names": ["IR", "OR", "B", "inner"]}
+    if missing == "parts":
+        known = {"class_names": ["N", "IR", "squeak", "B"]}
+    wanted = {"normal": "healthy", "parts": "'squeak'"}.get(missing, missing)
+    with pytest.raises(SchemaError, match=wanted):
+        BearingSimulator().fit_on(items, schema_of(items, **known))
+
+
+def test_arguments_stand_in_for_the_schema():
+    items = healthy()
+    plain = describe(items, "timeseries", num_classes=3)
+    model = BearingSimulator(sampling_rate=RATE, bearing=CWRU, parts=["normal", "inner", "ball"]).fit_on(items, plain)
+    assert model.sample(3, condition={"label": [0, 1, 2]}).data["y"].tolist() == [0, 1, 2]
+
+
+def test_a_training_set_without_healthy_windows_is_refused():
+    items = healthy()
+    items.tensors["y"] = torch.ones(12, dtype=torch.int64)
+    model = BearingSimulator().fit_on(items, schema_of(items))
+    with pytest.raises(SchemaError, match="healthy"):
+        model.sample(2, condition={"label": 1})
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (("N", "normal", "Healthy", "n_0", "baseline"), NORMAL),
+        (("IR", "IR_007", "inner race", "ir014"), INNER),
+        (("OR", "OR@6", "OR_021", "outer_race", "ORat12"), OUTER),
+        (("B", "B_014", "ball", "rolling element"), BALL),
+    ],
+)
+def test_class_names_are_read(names, kind):
+    assert [fault_type(name) for name in names] == [kind] * len(names)
+
+
+@pytest.mark.parametrize("bad", [{"snr_db": (3.0, 1.0)}, {"damping": (0.0, 0.1)}, {"resonance": (0.5, 1.5)}, {"max_modes": 0}])
+def test_impossible_settings_are_refused(bad):
+    with pytest.raises(ConfigError):
+        BearingSimulator(**bad)
