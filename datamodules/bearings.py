@@ -53,6 +53,8 @@ class BearingDataModule(ItemsDataModule):
         draw: Which shots and healthy windows; the shots of a smaller number are among those of a larger one.
         stride: Samples between windows; None: they touch.
         normal_windows: Healthy training windows; None for all.
+        test_windows: At most so many test windows a class, evenly spaced; None for all. All four classes then weigh
+            about the same in a score; otherwise some 16 healthy windows face 500 to 1400 of each fault type.
         test_fault_size: Inch, for ``split="fault_size"``.
         test_load: hp, for ``split="load"``.
         test_fold: 0..3, for ``split="recording"``.
@@ -95,6 +97,7 @@ class BearingDataModule(ItemsDataModule):
         draw: int = 0,
         stride: int | None = None,
         normal_windows: int | None = None,
+        test_windows: int | None = None,
         test_fault_size: float = 0.021,
         test_load: int = 3,
         test_fold: int = 0,
@@ -113,7 +116,7 @@ class BearingDataModule(ItemsDataModule):
         super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed)
         self.root, self.rig, self.end, self.split = Path(root), rig, end, split
         self.window, self.shots, self.draw, self.stride = window, shots, draw, stride
-        self.normal_windows = normal_windows
+        self.normal_windows, self.test_windows = normal_windows, test_windows
         self.test_fault_size, self.test_load, self.test_fold = test_fault_size, test_load, test_fold
         self.fault_sizes, self.loads = tuple(fault_sizes), tuple(loads)
         self.fault_end, self.sampling_rate = fault_end, sampling_rate
@@ -144,7 +147,11 @@ class BearingDataModule(ItemsDataModule):
                 f"val_fraction {self.val_fraction} and normal_test_fraction {self.normal_test_fraction} "
                 "must leave some of a recording for training"
             )
-        for name, number in (("shots", self.shots), ("normal_windows", self.normal_windows)):
+        for name, number in (
+            ("shots", self.shots),
+            ("normal_windows", self.normal_windows),
+            ("test_windows", self.test_windows),
+        ):
             if number is not None and number < 1:
                 raise ConfigError(f"{name} must be at least 1, got {number}")
 
@@ -203,7 +210,7 @@ class BearingDataModule(ItemsDataModule):
         return Splits(
             StackedItems.cat([*train_parts, *fault_train]),
             StackedItems.cat([*val_parts, *fault_val]),
-            StackedItems.cat([self._cut(block) for block in [*test, *tested]]),
+            self._thinned(StackedItems.cat([self._cut(block) for block in [*test, *tested]])),
             {
                 "class_names": list(CLASSES),
                 "normal_class": 0,
@@ -287,6 +294,19 @@ class BearingDataModule(ItemsDataModule):
             train.append(self._windows(recording, shots))
             val.append(self._windows(recording, spare))
         return train, val
+
+    def _thinned(self, items: StackedItems) -> StackedItems:
+        """Keep ``test_windows`` evenly spaced windows of every class."""
+        if self.test_windows is None:
+            return items
+        labels = items.tensors["y"].numpy()
+        classes = [np.flatnonzero(labels == label) for label in range(len(CLASSES))]
+        # Midpoints of equal shares: no recording is favoured for being first or last.
+        counts = [min(len(index), self.test_windows) for index in classes]
+        keep = [
+            index[((np.arange(n) + 0.5) * len(index) / n).astype(int)] for index, n in zip(classes, counts, strict=True)
+        ]
+        return items[np.concatenate(keep)]
 
     def _cut(self, block: Block) -> StackedItems:
         recording, begin, end = block

@@ -82,7 +82,9 @@ class MixedDataModule(LightningDataModule):
 
     The share of synthetic items is exact in every batch on every rank, every real item occurs once an epoch
     (``append``), and the order is a pure function of (seed, epoch). A job that was killed in the middle of an epoch and
-    resumes from its checkpoint sees every item exactly once, on the same number of processes.
+    resumes from its checkpoint, on the same number of processes, sees every item exactly once; only the gradients of an
+    unfinished accumulation (``Trainer(accumulate_grad_batches=k)``) are lost, as always in Lightning. With
+    ``ModelCheckpoint(save_on_exception=True)`` a job that is told to end (SIGTERM) saves first.
 
     Args:
         real: The real data. In the node domain a training batch is the pool's augmented graph in place of the real one.
@@ -279,9 +281,11 @@ class MixedDataModule(LightningDataModule):
             # Its batch size is not the one of the mixture.
             warnings.filterwarnings("ignore", message="batch_size .* is larger")
             loader = first_loader(self.real.train_dataloader())
+        dataset: Any = loader.dataset
+        if self._training is not None and self._training.dataset.real is dataset:
+            return self._training
         _check_loader(loader)
         schema = source_schema(self.real)
-        dataset: Any = loader.dataset
         real_items = dataset if isinstance(dataset, StackedItems) else source_items(self.real, "train", schema)
         self._pool_items, rows = self._usable_rows(schema, real_items)
         policy, mode = self._check_empty(self.policy, rows), self.mode
@@ -493,8 +497,8 @@ class MixedDataModule(LightningDataModule):
         changed = [f"{name} was {state[name]}, is {now[name]}" for name in _CHECKED if state[name] != now[name]]
         if changed and 0 < state["loader"]["batches"] < state["batches"]:
             raise CheckpointError(
-                f"the checkpoint is from the middle of an epoch of other batches ({'; '.join(changed)}): going on would "
-                "repeat or skip items; resume with the old settings, or from a checkpoint of the end of an epoch"
+                f"the checkpoint is from the middle of an epoch of other batches ({'; '.join(changed)}): going on "
+                "would repeat or skip items; resume with the old settings, or from a checkpoint of the end of an epoch"
             )
 
 

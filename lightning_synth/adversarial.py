@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -12,11 +12,12 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.core.optimizer import LightningOptimizer, do_nothing_closure
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from lightning_synth.errors import ConfigError
+from lightning_synth.errors import ConfigError, NonFiniteLossError
 from lightning_synth.generator import Generator
 from lightning_synth.requests import KeyedRNG
 from lightning_synth.schema import canonical
@@ -53,6 +54,24 @@ class AdversarialGenerator(Generator):
     Raises:
         ConfigError: If settings are impossible, alone or together with the Trainer's.
 
+    Example:
+        >>> class CriticGAN(AdversarialGenerator):
+        ...     domain, saturated_below = "timeseries", None
+        ...
+        ...     def build(self, schema):
+        ...         self.G, self.D = nn.Linear(4, schema["length"]), nn.Linear(schema["length"], 1)
+        ...
+        ...     def discriminator_loss(self, batch, rng):
+        ...         return self.D(self.G(rng.normal((len(batch["x"]), 4)))).mean() - self.D(batch["x"][:, 0]).mean()
+        ...
+        ...     def generator_loss(self, batch, rng):
+        ...         return -self.D(self.G(rng.normal((len(batch["x"]), 4)))).mean()
+        ...
+        ...     def sample_batch(self, requests, rng):
+        ...         return {"x": self.G(rng.normal((1, 4)))}
+        >>> CriticGAN(d_steps=5).hparams["update"]
+        'alternating'
+
     References:
         Goodfellow et al. 2014, arXiv 1406.2661 (alternating updates); Mescheder et al. 2018, arXiv 1801.04406 (joint).
     """
@@ -72,6 +91,7 @@ class AdversarialGenerator(Generator):
         **kwargs: Any,
     ) -> None:
         _check_settings(update, d_steps, clip_val, accumulate, d_lr)
+        # To be read as self.hparams["update"]: as an attribute it is dict.update.
         settings: dict[str, Any] = {
             "update": update,
             "d_steps": d_steps,
@@ -123,9 +143,11 @@ class AdversarialGenerator(Generator):
 
     def configure_callbacks(self) -> list[Callback]:
         """Refuse impossible Trainers, and watch for mode collapse unless the user already does."""
-        # The first hook in which the Trainer is known: Lightning's own refusals, which come next, name no remedy.
         from lightning_synth.callbacks.collapse import CollapseMonitor
 
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return []
+        # The first hook in which the Trainer is known: Lightning's own refusals, which come next, name no remedy.
         self._check_trainer()
         watched = any(isinstance(callback, CollapseMonitor) for callback in _callbacks(self))
         return [] if watched else [CollapseMonitor()]
@@ -138,7 +160,6 @@ class AdversarialGenerator(Generator):
         with _one_step_per_batch(d_opt, g_opt):
             d_loss, g_loss = update(canonical(batch, self._ready_schema()), rng, d_opt, g_opt, due)
         losses = {"loss": g_loss, "generator": g_loss, "discriminator": d_loss}
-        self.check_finite(losses, batch)
         self.is_fitted = True
         self._watch_saturation(d_loss)
         self.log_losses(losses, batch)
@@ -174,11 +195,31 @@ class AdversarialGenerator(Generator):
 
     def _discriminator_loss(self, batch: Any, rng: KeyedRNG, repeat: int) -> Tensor:
         with _frozen(self.generator_networks()):
-            return self.discriminator_loss(batch, rng.fork("discriminator").fork(repeat))
+            loss = self.discriminator_loss(batch, rng.fork("discriminator").fork(repeat))
+        self.check_finite({"discriminator": loss}, batch)
+        return loss
 
     def _generator_loss(self, batch: Any, rng: KeyedRNG) -> Tensor:
         with _frozen(self.discriminator_networks()):
-            return self.generator_loss(batch, rng.fork("generator"))
+            loss = self.generator_loss(batch, rng.fork("generator"))
+        self.check_finite({"generator": loss}, batch)
+        return loss
+
+    def check_finite(self, losses: Mapping[str, Tensor], batch: Any) -> None:
+        """Stop at a non-finite loss before it reaches the weights; the advice on clipping is the one that works here.
+
+        Args:
+            losses: Name to scalar.
+            batch: What they were computed on.
+
+        Raises:
+            NonFiniteLossError: Naming the loss, the step and the saved batch.
+        """
+        try:
+            super().check_finite(losses, batch)
+        except NonFiniteLossError as error:
+            clipped = f"{type(self).__name__}(clip_val=1)"
+            raise NonFiniteLossError(str(error).replace("Trainer(gradient_clip_val=1)", clipped)) from None
 
     def _step(self, optimizer: LightningOptimizer, due: bool) -> None:
         if not due:

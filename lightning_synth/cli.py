@@ -129,13 +129,19 @@ def study_command(args: Sequence[str]) -> None:
     parser = _parser("study", "Compare real-only, mixed and synthetic-only training on real test data.")
     parser.add_argument("--data", type=dict, required=True, help="class_path and init_args of a LightningDataModule")
     parser.add_class_arguments(ls.Study, None, skip={"data", "ratio", "out"})
+    parser.add_argument("--shard", type=str | None, default=None, help="i/n: run every n-th repetition from the i-th on")
     parser.add_argument("--ratio", type=float, default=0.5, help="synthetic share of a mixed batch")
     parser.add_argument(
         "--out", type=str, default="out/study", help="folder of the report; finished arms are kept there"
     )
     options = parser.parse_args(list(args)).as_dict()
     options.pop("config", None)
+    shard = options.pop("shard")
     study = ls.Study(**options)
+    if shard is not None:
+        i, n = (int(part) for part in shard.split("/"))
+        study.run(shard=(i, n))
+        return
     result = study.run()
     print(f"\n{result.to_text()}\n")
     print(f"report: {result.report(options['out'])}")

@@ -423,14 +423,15 @@ class DiffusionGenerator(Generator):
         strength: float = 0.5,
         guide: Callable[[Tensor], Tensor] | None = None,
         guide_scale: float = 1.0,
+        **options: Any,
     ) -> Any:
-        """Denoise from the rows' own noise; options as in the class docstring."""
+        """Denoise from the rows' own noise; options as in the class docstring, others go to `sampling_condition`."""
         num_steps = int(self.hparams["num_steps"]) if num_steps is None else num_steps
         sampler = self.hparams["sampler"] if sampler is None else sampler
         eta = float(self.hparams["eta"]) if eta is None else eta
         scale = float(self.hparams["guidance_scale"]) if guidance_scale is None else guidance_scale
         _check_sampler(sampler, num_steps, eta)
-        noise, condition = rng.fork("noise"), self.sampling_condition(requests, rng, init is not None)
+        noise, condition = rng.fork("noise"), self.sampling_condition(requests, rng, init is not None, **options)
         x, start = noise.normal(self.row_shape(), step=0).to(self.device), len(self.schedule) - 1
         if init is not None:
             x, start = self._noised_init(init, strength, x, requests)
@@ -443,16 +444,33 @@ class DiffusionGenerator(Generator):
                     x0 = self._guided(x0, x, t, condition, scale, guide, guide_scale)
                 fresh = noise.normal(x.shape[1:], step=k).to(x) if (ancestral or eta > 0) and t_next >= 0 else None
                 x = self.schedule.step(self.limit(x0), x, t, t_next, fresh, eta, ancestral)
-        return self.decode(x, requests)
+        return self.decode(self.finish(x, condition), requests)
 
-    def sampling_condition(self, requests: SampleRequests, rng: KeyedRNG, from_init: bool) -> dict[str, Tensor]:
+    def finish(self, x0: Tensor, condition: dict[str, Tensor]) -> Tensor:
+        """Change the clean tensors after the last step; default: nothing.
+
+        Args:
+            x0: (rows, *row_shape).
+            condition: As given to `denoise`.
+        """
+        return x0
+
+    def sampling_condition(
+        self, requests: SampleRequests, rng: KeyedRNG, from_init: bool, **options: Any
+    ) -> dict[str, Tensor]:
         """Return the conditions of `denoise` for sampling, each (rows,) or (rows, ...).
 
         Args:
             requests: Rows wanted.
             rng: One seed a row.
             from_init: Whether sampling starts from given data.
+            **options: Further options of ``sample``, which a subclass may take.
+
+        Raises:
+            TypeError: If an option is unknown.
         """
+        if options:
+            raise TypeError(f"{type(self).__name__} has no sampling option {', '.join(options)}")
         return {name: value.to(self.device) for name, value in requests.condition.items()}
 
     def _predict_x0(self, x: Tensor, t: int, condition: dict[str, Tensor], scale: float) -> Tensor:

@@ -15,11 +15,9 @@ import numpy as np
 from lightning_synth.errors import ConfigError
 from lightning_synth.signal import (
     Array,
-    Band,
     as_windows,
     bearing_frequencies,
     harmonics,
-    kurtosis_bands,
     peak_ratios,
     psd,
     squared_envelope_spectrum,
@@ -28,6 +26,8 @@ from lightning_synth.signal import (
 Kind = Literal["auto", "statistics", "texture", "vibration", "values"]
 STATISTICS = ("mean", "std", "slope", "roughness")
 TEXTURE = ("step", "bend", "lag1", "turns", "high_share", "entropy")
+#: Columns of `defect_lines`.
+LINES = ("BPFO", "BPFI", "2BSF")
 #: A window shorter than this holds too few shaft turns for a spectrum to be of use.
 MIN_VIBRATION_LENGTH = 256
 _TINY = 1e-12
@@ -172,65 +172,82 @@ def band_energies(x: Any, fs: float = 1.0, bands: int = 16) -> Array:
     return np.concatenate([np.log(energy + _TINY), np.log(share + 1e-6)], -1).reshape(len(energy), -1)
 
 
-def tone_frequencies(bearing: Mapping[str, float], rpm: Any, orders: int = 3) -> Array:
-    """Lines that bearing defects leave in the squared envelope spectrum.
-
-    Args:
-        bearing: Geometry, see `lightning_synth.signal.bearing_frequencies`.
-        rpm: Shaft speed (n,).
-        orders: Multiples of BPFO, BPFI and 2 BSF.
-
-    Returns:
-        (n, 2 + 3 * orders) in Hz: FTF, shaft, then the multiples.
-
-    Example:
-        >>> cwru = {"num_balls": 9, "ball_diameter": 0.3126, "pitch_diameter": 1.537, "contact_angle": 0.0}
-        >>> tone_frequencies(cwru, [60.0], 1).round(3).tolist()
-        [[0.398, 1.0, 3.585, 5.415, 4.713]]
-    """
-    speed = np.asarray(rpm, dtype=np.float64)
-    tones = bearing_frequencies(bearing, speed)
-    multiples = [harmonics(base, range(1, orders + 1)) for base in (tones["BPFO"], tones["BPFI"], 2 * tones["BSF"])]
-    return np.concatenate([tones["FTF"][:, None], speed[:, None] / 60, *multiples], 1)
-
-
-def envelope_features(
-    x: Any, fs: float, tones: Any = None, bands: Sequence[Band | None] = (None,), slip: float = 0.02
+def defect_lines(
+    x: Any, fs: float, bearing: Mapping[str, float], rpm: Any, orders: int = 2, slip: float = 0.02
 ) -> Array:
-    """Lines of the squared envelope spectrum against its median, and the kurtosis of the envelope in bands.
+    """Height of the lines that bearing defects leave in the squared envelope spectrum, over its median (log).
+
+    The defect frequencies are BPFO (outer race), BPFI (inner race) and twice BSF (a ball meets both races). Slip blurs
+    higher multiples more, so few of them are averaged.
 
     Args:
         x: Windows (n, channels, length).
         fs: Sampling rate, Hz.
-        tones: Frequencies looked for (n, K), Hz; None: the highest line anywhere.
-        bands: Bands whose envelope is taken, Hz; None: the whole spectrum.
+        bearing: Geometry, see `lightning_synth.signal.bearing_frequencies`.
+        rpm: Shaft speed, a number or (n,).
+        orders: Multiples of each frequency, averaged.
         slip: Relative half-width of the search.
 
     Returns:
-        (n, channels * features): per channel log peak-to-median ratios, one per band and tone, then the log kurtosis of
-        the envelope in the bands of `lightning_synth.signal.kurtosis_bands`.
+        (n, channels, 3), in the order of `LINES`.
+
+    Example:
+        >>> t = np.arange(12000) / 12000
+        >>> cwru = {"num_balls": 9, "ball_diameter": 0.3126, "pitch_diameter": 1.537, "contact_angle": 0.0}
+        >>> x = (1 + np.cos(2 * np.pi * 5.4152 * 30 * t)) * np.cos(2 * np.pi * 3000 * t)
+        >>> LINES[int(defect_lines(x, 12000, cwru, 1800)[0, 0].argmax())]
+        'BPFI'
+    """
+    windows = as_windows(x)
+    n, channels, length = windows.shape
+    tones = bearing_frequencies(bearing, np.broadcast_to(np.asarray(rpm, dtype=np.float64), (n,)))
+    multiples = range(1, orders + 1)
+    bases = (tones["BPFO"], tones["BPFI"], 2 * tones["BSF"])
+    targets = np.concatenate([harmonics(base, multiples) for base in bases], 1)
+    frequency, spectrum = squared_envelope_spectrum(windows, fs, None, _padding(length))
+    ratio = peak_ratios(frequency, spectrum, targets, slip, 0.5 * fs / length)
+    return np.asarray(np.log(ratio + 1e-6).reshape(n, channels, len(LINES), orders).mean(-1))
+
+
+def _padding(length: int) -> int:
+    """Zero padding that makes the height of a line independent of where it falls between two bins."""
+    return max(1, min(8, 8192 // length))
+
+
+def envelope_features(x: Any, fs: float, rpm: Any = None, bearing: Mapping[str, float] | None = None) -> Array:
+    """Which defect line stands out in the squared envelope spectrum, and how far.
+
+    A window with impacts has high lines everywhere below them; what tells the defect is which family is the highest, so
+    each is compared with the mean of the three.
+
+    Args:
+        x: Windows (n, channels, length).
+        fs: Sampling rate, Hz.
+        rpm: Shaft speed, a number or (n,); None: unknown.
+        bearing: Geometry; None: unknown.
+
+    Returns:
+        (n, 4 * channels): per channel `defect_lines` less their mean, and that mean. Without speed or geometry:
+        (n, 2 * channels), the log ratio of the highest line to the median, and the log of its frequency.
 
     Example:
         >>> t = np.arange(6000) / 12000
         >>> x = (1 + np.cos(2 * np.pi * 100 * t)) * np.cos(2 * np.pi * 3000 * t)
-        >>> found = envelope_features(x, 12000, tones=np.array([[100.0, 150.0]]))
-        >>> bool(found[0, 0] > found[0, 1] + 3)
-        True
+        >>> round(float(np.exp(envelope_features(x, 12000)[0, 1])))
+        100
     """
     windows = as_windows(x)
+    if rpm is not None and bearing is not None:
+        lines = defect_lines(windows, fs, bearing, rpm)
+        level = lines.mean(-1, keepdims=True)
+        return np.concatenate([lines - level, level], -1).reshape(len(windows), -1)
     length = windows.shape[-1]
-    duration, parts = length / fs, []
-    padding = max(1, min(8, 8192 // length))
-    for band in bands:
-        frequency, spectrum = squared_envelope_spectrum(windows, fs, band, padding)
-        if tones is None:
-            above = spectrum[..., frequency > 2 / duration]
-            ratio = (above.max(-1) / (np.median(above, -1) + 1e-300))[..., None]
-        else:
-            ratio = peak_ratios(frequency, spectrum, tones, slip, 0.5 / duration)
-        parts.append(np.log(ratio + 1e-6))
-    parts.append(np.log(kurtosis_bands(windows, fs)[1].clip(-1) + 2))
-    return np.concatenate(parts, -1).reshape(len(windows), -1)
+    frequency, spectrum = squared_envelope_spectrum(windows, fs, None, _padding(length))
+    # Below two cycles a window there is only the trend of the envelope.
+    above = frequency > 2 * fs / length
+    found = spectrum[..., above]
+    ratio = found.max(-1) / (np.median(found, -1) + 1e-300)
+    return _flat([np.log(ratio + 1e-6), np.log(frequency[above][found.argmax(-1)])])
 
 
 def vibration_features(
@@ -246,17 +263,14 @@ def vibration_features(
         bands: Number of frequency bands.
 
     Returns:
-        (n, features).
+        (n, features): 8 + 2 * bands + 4 (without speed or geometry: 2) per channel.
 
     Example:
         >>> vibration_features(np.random.default_rng(0).normal(size=(3, 1024)), 12000.0).shape
-        (3, 56)
+        (3, 42)
     """
     windows = as_windows(x)
-    tones = None
-    if rpm is not None and bearing is not None:
-        tones = tone_frequencies(bearing, np.broadcast_to(np.asarray(rpm, dtype=np.float64), (len(windows),)))
-    parts = [shape_features(windows), band_energies(windows, fs, bands), envelope_features(windows, fs, tones)]
+    parts = [shape_features(windows), band_energies(windows, fs, bands), envelope_features(windows, fs, rpm, bearing)]
     return np.concatenate(parts, 1)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import logging
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -210,23 +210,27 @@ class Study:
 
     # ------------------------------------------------------------------ running
 
-    def run(self, progress: bool = True) -> StudyResult:
+    def run(self, progress: bool = True, shard: tuple[int, int] = (0, 1)) -> StudyResult:
         """Run every arm that is not finished yet.
 
         Args:
             progress: Show a bar.
+            shard: (i, n) runs every n-th repetition from the i-th on. n processes with one ``out`` folder share the work;
+                a last call without it collects their results.
 
         Returns:
             The result, with ``.verdict``, ``.table`` and ``.report(folder)``.
 
         Raises:
-            ConfigError: If ``out`` holds another study.
+            ConfigError: If ``out`` holds another study, or ``shard`` is given without ``out``.
         """
         from tqdm.auto import tqdm
 
+        if shard != (0, 1) and self.out is None:
+            raise ConfigError("shards meet in the out folder; give one")
         self._claim_folder()
         started = time.perf_counter()
-        cells = list(self.cells())
+        cells = list(self.cells())[shard[0] :: shard[1]]
         per_cell = len(self.downstream) * (1 + len(self.arms) * (len(self.policies) - 1))
         records: list[dict[str, Any]] = []
         examples: dict[str, Any] = {}
@@ -235,7 +239,7 @@ class Study:
             for i, cell in enumerate(cells):
                 run = _CellRun(self, cell, bar)
                 records += run.all_records()
-                if i == 0:
+                if i == 0 and shard == (0, 1):
                     examples, evaluations = run.examples(), run.evaluations() if self.evaluation else {}
         baselines = {arm for arm in self.arms if self.is_baseline(arm)}
         return StudyResult(
@@ -249,7 +253,9 @@ class Study:
         path, config = self.out / "study.json", self.config()
         if path.exists() and json.loads(path.read_text()) != config:
             raise ConfigError(f"{self.out} holds a study with other settings; give another out folder, or delete it")
-        path.write_text(json.dumps(config, indent=1))
+        temporary = self.out / f".study-{os.getpid()}.tmp"
+        temporary.write_text(json.dumps(config, indent=1))
+        temporary.replace(path)
 
 
 class _CellRun:
@@ -259,6 +265,7 @@ class _CellRun:
         self.study, self.cell, self.bar = study, cell, bar
         self.data = study.build_data(cell)
         self.pools: dict[str, SyntheticPool] = {}
+        self.fitted: dict[str, Generator] = {}
         self.fit_seconds: dict[str, float] = {}
 
     def all_records(self) -> list[dict[str, Any]]:
@@ -283,7 +290,7 @@ class _CellRun:
             record = self._score(arm, policy, downstream)
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                temporary = path.with_suffix(".tmp")
+                temporary = path.with_name(f".{path.name}-{os.getpid()}.tmp")
                 temporary.write_text(json.dumps(record))
                 temporary.replace(path)
         self.bar.update()
@@ -339,12 +346,18 @@ class _CellRun:
 
     def _fit(self, arm: str) -> Generator:
         config = self.study.arms[arm]
+        name, max_steps = config.get("name", arm), config.get("max_steps", self.study.generator_steps)
         hparams = {key: value for key, value in config.items() if key not in _SPECIAL}
-        generator = get_generator(config.get("name", arm))(**{"seed": self.cell.seed, **hparams})
-        if isinstance(generator, FitFreeGenerator):
-            return generator.fit_on(self.data.train_items(), self.data.schema)
-        _trainer(config.get("max_steps", self.study.generator_steps), self.study.accelerator).fit(generator, self.data)
-        return generator
+        # Arms that differ only in how they sample share one training run.
+        key = json.dumps([name, max_steps, hparams], sort_keys=True)
+        if key not in self.fitted:
+            generator = get_generator(name)(**{"seed": self.cell.seed, **hparams})
+            if isinstance(generator, FitFreeGenerator):
+                generator.fit_on(self.data.train_items(), self.data.schema)
+            else:
+                _trainer(max_steps, self.study.accelerator).fit(generator, self.data)
+            self.fitted[key] = generator
+        return self.fitted[key]
 
     def _sample(self, arm: str, generator: Generator) -> SyntheticPool:
         study, config = self.study, self.study.arms[arm]
@@ -421,12 +434,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def config_digest(config: Mapping[str, Any]) -> str:
-    """Return a short name of a configuration.
-
-    Args:
-        config: Plain values.
-    """
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]

@@ -16,6 +16,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 from torch.utils.data import DataLoader
@@ -24,7 +25,7 @@ from lightning_synth import adversarial
 from lightning_synth.adversarial import AdversarialGenerator
 from lightning_synth.callbacks.collapse import CollapseMonitor
 from lightning_synth.checkpoint import load_generator
-from lightning_synth.errors import ConfigError
+from lightning_synth.errors import ConfigError, NonFiniteLossError
 from lightning_synth.requests import KeyedRNG
 from lightning_synth.testing import check_generator, tiny_datamodule, tiny_series, tiny_series_schema
 
@@ -270,6 +271,15 @@ def test_impossible_trainers_are_refused_with_the_remedy(options: dict[str, Any]
     assert all(word in str(error.value) for word in words)
 
 
+def test_prediction_under_plain_ddp_is_allowed() -> None:
+    trainer, model = make_trainer(strategy="ddp"), ToyGAN()
+    trainer.state.fn, model.trainer = TrainerFn.PREDICTING, trainer
+    assert model.configure_callbacks() == []
+    trainer.state.fn = TrainerFn.FITTING
+    with pytest.raises(ConfigError, match="find_unused_parameters_true"):
+        model.configure_callbacks()
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -295,6 +305,21 @@ def test_a_parameter_of_neither_side_is_named() -> None:
 
     with pytest.raises(ConfigError, match=r"extra\.weight.*neither side"):
         fit(Forgotten(), max_steps=1)
+
+
+@pytest.mark.parametrize("side", ["discriminator", "generator"])
+def test_a_non_finite_loss_stops_before_it_reaches_the_weights(side: str, tmp_path: Path) -> None:
+    class Breaks(ToyGAN):
+        def discriminator_loss(self, batch: Any, rng: KeyedRNG) -> Tensor:
+            return super().discriminator_loss(batch, rng) * (float("nan") if side == "discriminator" else 1)
+
+        def generator_loss(self, batch: Any, rng: KeyedRNG) -> Tensor:
+            return super().generator_loss(batch, rng) * (float("nan") if side == "generator" else 1)
+
+    model = Breaks()
+    with pytest.raises(NonFiniteLossError, match=rf"{side} of Breaks.*Breaks\(clip_val=1\)"):
+        fit(model, max_steps=3, default_root_dir=tmp_path)
+    assert bool(torch.isfinite(weights(model)).all())
 
 
 def test_networks_must_be_found() -> None:
@@ -374,6 +399,7 @@ import sys, torch, lightning as L
 import torch.distributed as dist
 sys.path.insert(0, {folder!r})
 from test_adversarial import ToyGAN, StockGAN, make_trainer
+from lightning_synth.callbacks.ema import GeneratorEMA
 from lightning_synth.testing import tiny_datamodule
 
 kind, strategy = sys.argv[1:]
@@ -386,7 +412,7 @@ class Check(L.Callback):
         dist.all_gather(every, vector)
         if trainer.global_rank == 0:
             print("RESULT", torch.equal(*every), trainer.global_step, trainer.fit_loop.epoch_loop.total_batch_idx + 1)
-trainer.callbacks.append(Check())
+trainer.callbacks.extend([GeneratorEMA(every_n_batches=2), Check()] if kind != "stock" else [Check()])
 trainer.fit(model, datamodule=tiny_datamodule("timeseries", n=32, batch_size=4))
 """
 

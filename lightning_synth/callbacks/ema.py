@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -70,6 +71,12 @@ class GeneratorEMA(WeightAveraging):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Create the average, unless a checkpoint did, on the device of the module."""
         self._prepare(pl_module).to(pl_module.device)
+        if any(getattr(callback, "save_weights_only", False) for callback in trainer.checkpoint_callbacks):
+            warnings.warn(
+                "ModelCheckpoint(save_weights_only=True) asks no callback: its files hold the current weights, not the "
+                "average of GeneratorEMA; use save_weights_only=False",
+                stacklevel=2,
+            )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -126,7 +126,9 @@ def nndr_tails(train: ArrayLike, holdout: ArrayLike, synthetic: ArrayLike, *, se
     result: dict[str, float] = {}
     ratios = {"": neighbour_distance_ratio(synthetic, train), "_holdout": neighbour_distance_ratio(synthetic, holdout)}
     for name, ratio in ratios.items():
-        result[f"nndr_q01{name}"], result[f"nndr_q05{name}"] = (float(q) for q in np.quantile(ratio, [0.01, 0.05]))
+        result[f"nndr_q01{name}"], result[f"nndr_q05{name}"] = (
+            float(q) for q in np.quantile(ratio, [0.01, 0.05], method="weibull")
+        )
     for q in ("nndr_q01", "nndr_q05"):
         result[f"{q}_gap"] = result[f"{q}_holdout"] - result[q]
     result["nndr_below_05"] = float((ratios[""] < 0.05).mean() - (ratios["_holdout"] < 0.05).mean())

@@ -5,17 +5,14 @@ Windows are arrays or tensors (n, channels, length), real and synthetic in the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from lightning_synth.features import tone_frequencies
-from lightning_synth.signal import Array, acf, as_windows, peak_ratios, psd, squared_envelope_spectrum
+from lightning_synth.features import LINES
+from lightning_synth.signal import Array, acf, as_windows, psd
 
 NAN = float("nan")
-#: Columns of `defect_lines`, and the class whose windows should show each of them.
-LINES = ("BPFO", "BPFI", "2BSF")
 
 
 def correlational_score(real: Any, synthetic: Any) -> dict[str, float]:
@@ -167,41 +164,13 @@ def psd_distance(real: Any, synthetic: Any, fs: float = 1.0) -> dict[str, float]
     }
 
 
-def defect_lines(x: Any, fs: float, bearing: Mapping[str, float], rpm: Any, orders: int = 3) -> Array:
-    """Log peak-to-median ratios of the squared envelope spectrum at BPFO, BPFI and 2 BSF.
-
-    Args:
-        x: (n, channels, length).
-        fs: Sampling rate, Hz.
-        bearing: Geometry, see `lightning_synth.signal.bearing_frequencies`.
-        rpm: Shaft speed, a number or (n,).
-        orders: Multiples, averaged.
-
-    Returns:
-        (n, 3), the mean over multiples, of the channel where it is largest.
-
-    Example:
-        >>> t = np.arange(12000) / 12000
-        >>> bearing = {"num_balls": 9, "ball_diameter": 0.3126, "pitch_diameter": 1.537, "contact_angle": 0.0}
-        >>> x = (1 + np.cos(2 * np.pi * 3.5848 * 30 * t)) * np.cos(2 * np.pi * 3000 * t)
-        >>> int(defect_lines(x, 12000, bearing, 1800, orders=1).argmax())
-        0
-    """
-    windows = as_windows(x)
-    n, _, length = windows.shape
-    tones = tone_frequencies(bearing, np.broadcast_to(np.asarray(rpm, dtype=np.float64), (n,)), orders)[:, 2:]
-    frequency, spectrum = squared_envelope_spectrum(windows, fs, None, max(1, min(8, 8192 // length)))
-    ratio = np.log(peak_ratios(frequency, spectrum, tones, 0.02, 0.5 * fs / length) + 1e-6)
-    return np.asarray(ratio.reshape(n, -1, 3, orders).mean(3).max(1))
-
-
 def envelope_line_differences(
     real: Any, synthetic: Any, real_labels: Any = None, synthetic_labels: Any = None
 ) -> dict[str, float]:
-    """Differences of `defect_lines`, class by class.
+    """Differences of the lines of bearing defects (`lightning_synth.features.defect_lines`), class by class.
 
     Args:
-        real: (n, 3) of `defect_lines`.
+        real: (n, 3), of one channel.
         synthetic: (m, 3).
         real_labels: (n,) classes, or None for one class.
         synthetic_labels: (m,) alike.

@@ -28,6 +28,8 @@ _LEAD = 0.02
 _OVERSAMPLING = 4
 # Requested shaft speeds may exceed the fastest of training by this factor.
 _SPEED_MARGIN = 2.0
+# A rolling element takes 0.1 ms over a small spall; with the paths through the machine, up to some ms (seconds).
+_PATCH = (1e-4, 3e-3)
 _CHUNK = 256
 
 
@@ -124,52 +126,78 @@ def impact_amplitudes(
     return strength * (1 + spread * rng.normal((times.shape[1],))).clamp(min=0)
 
 
-def ringing(
-    times: Tensor,
-    amplitudes: Tensor,
-    frequency: Tensor,
-    damping: Tensor,
-    gain: Tensor,
-    length: int,
-    sampling_rate: float,
-    lead: float = _LEAD,
-) -> Tensor:
-    """Response of a resonant structure to impacts.
-
-    Sum of A_i h(t - T_i) over the impacts, with h(t) = sum over the modes of g exp(-z w t) sin(w sqrt(1 - z^2) t).
+def impact_train(times: Tensor, amplitudes: Tensor, steps: int, rate: float) -> Tensor:
+    """Put impacts on a grid; one between two grid points is shared by them, which keeps its time.
 
     Args:
-        times: Seconds from ``lead`` before the window (rows, impacts).
+        times: Seconds from the start of the grid (rows, impacts).
         amplitudes: (rows, impacts).
-        frequency: Natural frequencies, Hz (rows, modes).
-        damping: Damping ratios (rows, modes).
-        gain: Weight of each mode (rows, modes).
-        length: Samples of the window.
-        sampling_rate: Hz.
-        lead: Seconds simulated before the window.
+        steps: Grid points.
+        rate: Grid points per second.
 
     Returns:
-        (rows, length).
+        (rows, steps).
+
+    Example:
+        >>> impact_train(torch.tensor([[0.25]]), torch.tensor([[2.0]]), 4, 10.0)
+        tensor([[0., 0., 1., 1.]])
     """
-    rate = _OVERSAMPLING * sampling_rate
-    before = round(lead * sampling_rate)
-    steps = _OVERSAMPLING * (before + length)
-    # An impact between two grid points is shared by them, which keeps its time to a small fraction of a sample.
     place = times * rate
     left = place.floor()
     share = amplitudes * (place - left)
     inside = (left >= 0) & (left < steps - 1)
     left = torch.where(inside, left, 0).long()
-    impacts = torch.zeros((len(times), steps), device=times.device)
-    impacts.scatter_add_(1, left, torch.where(inside, amplitudes - share, 0))
-    impacts.scatter_add_(1, left + 1, torch.where(inside, share, 0))
-    t = torch.arange(steps, device=times.device) / rate
+    grid = torch.zeros((len(times), steps), device=times.device)
+    grid.scatter_add_(1, left, torch.where(inside, amplitudes - share, 0))
+    return grid.scatter_add_(1, left + 1, torch.where(inside, share, 0))
+
+
+def impulse_response(frequency: Tensor, damping: Tensor, gain: Tensor, steps: int, rate: float) -> Tensor:
+    """Response of a resonant structure: sum over its modes of g exp(-z w t) sin(w sqrt(1 - z^2) t), w = 2 pi f.
+
+    Args:
+        frequency: Natural frequencies, Hz (rows, modes).
+        damping: Damping ratios z (rows, modes).
+        gain: Weight g of each mode (rows, modes).
+        steps: Points in time.
+        rate: Points per second.
+
+    Returns:
+        (rows, steps).
+    """
+    t = torch.arange(steps, device=frequency.device) / rate
     omega = 2 * math.pi * frequency[..., None]
     decay, damped = damping[..., None] * omega, omega * (1 - damping[..., None] ** 2).sqrt()
-    response = (gain[..., None] * torch.exp(-decay * t) * torch.sin(damped * t)).sum(1)
-    size = 2 ** math.ceil(math.log2(2 * steps))
-    signal: Tensor = torch.fft.irfft(torch.fft.rfft(impacts, size) * torch.fft.rfft(response, size), size)
-    return signal[:, _OVERSAMPLING * before : steps : _OVERSAMPLING]
+    return (gain[..., None] * torch.exp(-decay * t) * torch.sin(damped * t)).sum(1)
+
+
+def convolve(signal: Tensor, response: Tensor) -> Tensor:
+    """Causal convolution of each row with its own response, cut to the length of the signal (rows, steps)."""
+    size = 2 ** math.ceil(math.log2(2 * signal.shape[-1]))
+    out: Tensor = torch.fft.irfft(torch.fft.rfft(signal, size) * torch.fft.rfft(response, size), size)
+    return out[:, : signal.shape[-1]]
+
+
+def rough_force(train: Tensor, share: Tensor, duration: Tensor, rate: float, rng: KeyedRNG) -> Tensor:
+    """Force of rolling over a spall: a sharp impact, and noise while the rolling element is on the rough patch.
+
+    Between share 0 (a localised fault: pure impacts) and 1 (an extended one: noise modulated at the defect frequency,
+    second-order cyclostationary, Antoni & Randall 2003).
+
+    Args:
+        train: Impacts (rows, steps).
+        share: Of the energy that goes into noise (rows,).
+        duration: Decay time of the noise after each impact, seconds (rows,).
+        rate: Grid points per second.
+        rng: One seed a row.
+
+    Returns:
+        (rows, steps).
+    """
+    t = torch.arange(train.shape[1], device=train.device) / rate
+    noise = convolve(train, torch.exp(-t / duration[:, None])) * rng.normal((train.shape[1],))
+    energy = train.square().sum(1) / noise.square().sum(1).clamp(min=1e-12)
+    return (1 - share).sqrt()[:, None] * train + (share * energy).sqrt()[:, None] * noise
 
 
 class BearingSimulator(WindowResampler):
@@ -182,6 +210,7 @@ class BearingSimulator(WindowResampler):
 
     Args:
         snr_db: Interval of the ratio of impact power to healthy power, dB (of the channel that hears the fault best).
+        roughness: Interval of the share of noise (a rough patch) against sharp impacts in the energy of the force.
         slip: Interval of the relative jitter of the angle between impacts.
         resonance: Interval of the natural frequencies as a share of the Nyquist frequency.
         damping: Interval of the damping ratio (drawn log-uniformly).
@@ -207,6 +236,7 @@ class BearingSimulator(WindowResampler):
         self,
         *,
         snr_db: Sequence[float] = (-10.0, 10.0),
+        roughness: Sequence[float] = (0.0, 0.9),
         slip: Sequence[float] = (0.005, 0.03),
         resonance: Sequence[float] = (0.15, 0.95),
         damping: Sequence[float] = (0.02, 0.1),
@@ -218,13 +248,17 @@ class BearingSimulator(WindowResampler):
         parts: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        for name, pair in {"snr_db": snr_db, "slip": slip, "resonance": resonance, "damping": damping}.items():
+        intervals = {"snr_db": snr_db, "roughness": roughness, "slip": slip, "resonance": resonance, "damping": damping}
+        for name, pair in intervals.items():
             if len(pair) != 2 or pair[0] > pair[1]:
                 raise ConfigError(f"{name} must be an interval (low, high), got {tuple(pair)}")
+        if min(roughness) < 0 or max(roughness) > 1:
+            raise ConfigError(f"roughness must lie in [0, 1], got {tuple(roughness)}")
         if min(damping) <= 0 or max(damping) >= 1 or min(resonance) <= 0 or max(resonance) > 1 or max_modes < 1:
             raise ConfigError("damping must lie in (0, 1), resonance in (0, 1] and max_modes be at least 1")
         super().__init__(
             snr_db=list(snr_db),
+            roughness=list(roughness),
             slip=list(slip),
             resonance=list(resonance),
             damping=list(damping),
@@ -345,4 +379,11 @@ class BearingSimulator(WindowResampler):
         order = torch.tensor(orders, device=rng.device)[kind]
         times = impact_times(order, shaft, slip, count, rng.fork("times"))
         amplitudes = impact_amplitudes(kind, times, shaft, self.orders["FTF"], rng.fork("amplitudes"))
-        return ringing(times, amplitudes, frequency, damping, gain, length, rate)
+        before, fine = round(_LEAD * rate), _OVERSAMPLING * rate
+        steps = _OVERSAMPLING * (before + length)
+        patch = rng.fork("patch").uniform((2,))
+        share = p.roughness[0] + (p.roughness[1] - p.roughness[0]) * patch[:, 0]
+        duration = _PATCH[0] * (_PATCH[1] / _PATCH[0]) ** patch[:, 1]
+        force = rough_force(impact_train(times, amplitudes, steps, fine), share, duration, fine, rng.fork("rough"))
+        signal = convolve(force, impulse_response(frequency, damping, gain, steps, fine))
+        return signal[:, _OVERSAMPLING * before :: _OVERSAMPLING]

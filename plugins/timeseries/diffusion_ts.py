@@ -58,7 +58,8 @@ def dominant_season(x: Tensor) -> Tensor:
         return torch.zeros_like(x)
     strongest = spectrum[:, 1:last].detach().abs().topk(max(1, int(math.log(bins))), dim=1).indices + 1
     chosen = torch.zeros(spectrum.shape, dtype=x.dtype, device=x.device).scatter_(1, strongest, 1.0)
-    return torch.fft.irfft(spectrum * chosen, n=length, dim=1)
+    season: Tensor = torch.fft.irfft(spectrum * chosen, n=length, dim=1)
+    return season
 
 
 def sinusoidal(t: Tensor, dim: int) -> Tensor:

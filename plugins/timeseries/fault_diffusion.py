@@ -32,6 +32,7 @@ STAGES = ("both", "pretrain", "adapt")
 Rows = dict[str, Tensor]
 #: Keys beside the fields of an item: the number of a shot's exemplar, and whether that is the shot itself.
 _CURVE, _ITSELF = "exemplar_number", "exemplar_is_itself"
+_SPREAD = "spread"
 _BANK_BYTES = 1 << 28
 
 
@@ -116,12 +117,14 @@ class Exemplars(nn.Module):
     curves: Tensor
     first: Tensor
     count: Tensor
+    itself: Tensor
 
     def __init__(self, channels: int, length: int, classes: int) -> None:
         super().__init__()
         self.register_buffer("curves", torch.zeros(1, channels, length))
         self.register_buffer("first", torch.zeros(max(1, classes), dtype=torch.int64))
         self.register_buffer("count", torch.zeros(max(1, classes), dtype=torch.int64))
+        self.register_buffer("itself", torch.zeros(max(1, classes), dtype=torch.bool))
 
     def fill(self, curves: Tensor, label: Tensor, limit: int) -> tuple[Tensor, Tensor]:
         """Keep every shot of a class with at most ``limit`` of them, the mean window of a larger class.
@@ -134,17 +137,16 @@ class Exemplars(nn.Module):
         Returns:
             For each shot the number of its curve, int64, and whether that curve is the shot itself, bool.
         """
-        kept, number, itself = [torch.zeros_like(curves[:1])], torch.zeros_like(label), torch.zeros_like(label).bool()
+        kept, number = [torch.zeros_like(curves[:1])], torch.zeros_like(label)
         for c in label.unique().tolist():
             rows = (label == c).nonzero()[:, 0]
             few = len(rows) <= limit
             own = curves[rows] if few else curves[rows].mean(0, keepdim=True)
-            self.first[c], self.count[c] = sum(map(len, kept)), len(own)
+            self.first[c], self.count[c], self.itself[c] = sum(map(len, kept)), len(own), few
             number[rows] = self.first[c].to(label.device) + (torch.arange(len(rows), device=label.device) if few else 0)
-            itself[rows] = few
             kept.append(own)
         self.curves = torch.cat(kept).to(self.curves)
-        return number, itself
+        return number, self.itself.to(label.device)[label]
 
     def pick(self, label: Tensor, u: Tensor) -> Tensor:
         """Return one curve a row, (rows, channels, length), by ``u`` in [0, 1); zero for classes without shots."""
@@ -196,6 +198,10 @@ class FaultDiffusion(DiffusionTS):
         exemplar_dropout: Share of stage 2 in which the exemplar is hidden, so that the adapters alone know the class
             too.
         vicinity: Mean factor of the fresh fluctuation; it varies by half of itself on either side.
+        spread: Factor on the generated fluctuation around an exemplar; few shots cover a class too narrowly, so more
+            than 1 helps a classifier, 1 looks most like the shots. Also an option of ``sample``.
+        blend: Standard deviation of the share of the difference of two other exemplars that is added to a row's own.
+            Also an option of ``sample``.
         adapter_lr: Peak learning rate of stage 2; gates learn 10 times faster.
         bank_size: Most training windows kept in memory for stage 1 and for stage 2.
         lr: Peak learning rate of stage 1.
@@ -226,6 +232,8 @@ class FaultDiffusion(DiffusionTS):
         exemplars: int = 32,
         exemplar_dropout: float = 0.25,
         vicinity: float = 1.0,
+        spread: float = 1.5,
+        blend: float = 0.5,
         adapter_lr: float = 2e-3,
         bank_size: int = 4096,
         lr: float = 2e-3,
@@ -248,6 +256,8 @@ class FaultDiffusion(DiffusionTS):
             exemplars=exemplars,
             exemplar_dropout=exemplar_dropout,
             vicinity=vicinity,
+            spread=spread,
+            blend=blend,
             adapter_lr=adapter_lr,
             bank_size=bank_size,
             lr=lr,
@@ -287,7 +297,8 @@ class FaultDiffusion(DiffusionTS):
         curve = condition.get("exemplar")
         shift = torch.zeros_like(x_t) if curve is None else self.gate * curve * is_fault[:, None, None]
         signal = self.schedule.signal[t][:, None, None]
-        prediction = self.backbone(x_t - signal.sqrt() * shift, embedding, self._difference(t, condition, is_fault))
+        difference = self._difference(t, condition, is_fault)
+        prediction: Tensor = self.backbone(x_t - signal.sqrt() * shift, embedding, difference)
         if self.hparams["target"] == "x0":
             return prediction + shift
         # noise is the same for x0 and x0 - shift; v = sqrt(abar) noise - sqrt(1 - abar) x0
@@ -393,9 +404,7 @@ class FaultDiffusion(DiffusionTS):
         if not self.training:
             z, condition = self.encode(batch)
             on = torch.ones(len(z), dtype=torch.bool, device=z.device)
-            return self.noised_loss(
-                z, {**condition, **self._exemplar_of(condition, rng, (len(z),)), KEEP: on}, batch, rng
-            )
+            return self.noised_loss(z, {**condition, **self._exemplar_of(condition, rng), KEEP: on}, batch, rng)
         adapting = self.is_adapting or bool(self.adapting)
         if adapting and not bool(self.adapting):
             self._begin_adapting()
@@ -460,7 +469,7 @@ class FaultDiffusion(DiffusionTS):
         z, condition = self.encode(rows)
         half = len(z)
         z = z + self._fluctuation(rows, z, rng)
-        extra = self._exemplar_of(condition, rng, (half,), rows.get(_CURVE))
+        extra = self._exemplar_of(condition, rng, rows.get(_CURVE))
         t = rng.integers(len(self.schedule), (half,)).to(z.device)
         twice = {name: torch.cat([value, value]) for name, value in {**condition, **extra, "z": z, "t": t}.items()}
         z, t = twice.pop("z"), twice.pop("t")
@@ -509,12 +518,12 @@ class FaultDiffusion(DiffusionTS):
         scale = amount * (0.5 + draw.uniform((n,))).to(self.device) * rows[_ITSELF]
         return fresh * scale[:, None, None]
 
-    def _exemplar_of(self, condition: Rows, rng: KeyedRNG, shape: tuple[int, ...], curve: Tensor | None = None) -> Rows:
-        """Exemplar of each row: curve ``curve`` hidden at random (training), else any of the row's class."""
+    def _exemplar_of(self, condition: Rows, rng: KeyedRNG, curve: Tensor | None = None) -> Rows:
+        """Exemplar of each row: curve number ``curve``, hidden at random (training), else any of the row's class."""
         if "label" not in condition or not int(self.exemplars.count.sum()):
             return {}
-        draw, label = rng.fork("exemplar"), condition["label"]
-        u = draw.uniform(shape, step=0).to(label.device)
+        label = condition["label"]
+        u = rng.fork("exemplar").uniform((len(label),)).to(label.device)
         if curve is None:
             return {"exemplar": self.exemplars.pick(label, u)}
         shown = u >= float(self.hparams["exemplar_dropout"])
@@ -544,10 +553,38 @@ class FaultDiffusion(DiffusionTS):
 
     # Sampling ------------------------------------------------------------------------------------------------------
 
-    def sampling_condition(self, requests: SampleRequests, rng: KeyedRNG, from_init: bool) -> dict[str, Tensor]:
+    def sampling_condition(
+        self,
+        requests: SampleRequests,
+        rng: KeyedRNG,
+        from_init: bool,
+        spread: float | None = None,
+        blend: float | None = None,
+        **options: Any,
+    ) -> dict[str, Tensor]:
         """Add an exemplar of the requested class, except where given windows are refined."""
-        condition = super().sampling_condition(requests, rng, from_init)
-        return condition if from_init else {**condition, **self._exemplar_of(condition, rng, ())}
+        condition = super().sampling_condition(requests, rng, from_init, **options)
+        if from_init or "label" not in condition or not int(self.exemplars.count.sum()):
+            return condition
+        label, draw = condition["label"], rng.fork("exemplar")
+        u = draw.uniform((3,), step=0)
+        curve, one, other = (self.exemplars.pick(label, v) for v in u.unbind(1))
+        share = float(self.hparams["blend"] if blend is None else blend) * draw.normal((), step=1)
+        factor = float(self.hparams["spread"] if spread is None else spread)
+        few = self.exemplars.itself[label] & (label != self.normal_class)
+        return {
+            **condition,
+            "exemplar": curve + (share * few)[:, None, None] * (one - other),
+            _SPREAD: torch.where(few, factor, 1.0),
+        }
+
+    def finish(self, x0: Tensor, condition: dict[str, Tensor]) -> Tensor:
+        """Widen the fluctuation around the exemplar."""
+        if _SPREAD not in condition:
+            return x0
+        centre = self.gate * condition["exemplar"]
+        wide = centre + condition[_SPREAD][:, None, None] * (x0 - centre)
+        return torch.cat([wide[:, :-1], x0[:, -1:]], dim=1) if self.ragged else wide
 
 
 def _normal_class(schema: Mapping[str, Any]) -> int | None:

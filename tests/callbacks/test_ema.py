@@ -213,6 +213,12 @@ def test_validation_uses_the_average() -> None:
     torch.testing.assert_close(model.mean.detach(), seen[-1])
 
 
+def test_checkpoints_that_would_miss_the_average_are_pointed_out(tmp_path: Path) -> None:
+    saver = ModelCheckpoint(dirpath=tmp_path, save_weights_only=True)
+    with pytest.warns(UserWarning, match="save_weights_only=True"):
+        fit(EmaGAN(), GeneratorEMA(), saver, max_steps=1, enable_checkpointing=True)
+
+
 @pytest.mark.parametrize("settings", [{"decay": 1.0}, {"decay": -0.1}, {"every_n_batches": 0}, {"start_batch": -1}])
 def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="GeneratorEMA"):

@@ -139,6 +139,15 @@ def test_shots_are_per_fault_type_and_nested(npz):
         build(npz, normal_windows=999).setup()
 
 
+def test_test_windows_are_thinned_evenly(npz):
+    data = build(npz, test_windows=8)
+    assert torch.bincount(data.test_items().tensors["y"]).tolist() == [8, 8, 8, 8]
+    whole = set(zip(*where(build(npz).test_items()), strict=True))
+    codes, starts = where(data.test_items())
+    assert set(zip(codes, starts, strict=True)) <= whole and len(set(zip(codes, starts, strict=True))) == 32
+    assert len({code for code in codes if 1000 <= code < 2000}) == 4  # every load
+
+
 def test_conditions_follow_the_recording(npz):
     items = build(npz).train_items().tensors
     assert items["rpm"].tolist() == [NOMINAL_RPM[int(load)] for load in items["load"].tolist()]
@@ -325,7 +334,8 @@ def test_catalogue_numbers_are_unique_and_names_parse():
 @pytest.mark.parametrize(
     "bad",
     [{"rig": "mfpt"}, {"end": "BA"}, {"split": "random"}, {"test_fault_size": 0.01}, {"loads": (4,)},
-     {"split": "load", "test_load": 7}, {"split": "recording", "test_fold": 4}, {"shots": 0}, {"normal_windows": 0},
+     {"split": "load", "test_load": 7}, {"split": "recording", "test_fold": 4},
+     {"shots": 0}, {"normal_windows": 0}, {"test_windows": 0},
      {"sampling_rate": 16_000}, {"val_fraction": 0.9}, {"normal_test_fraction": 0.0}],
 )  # fmt: skip
 def test_impossible_settings(bad):

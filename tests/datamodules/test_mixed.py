@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from lightning_synth.mixing import Anneal, BalanceClasses
 from lightning_synth.pool import SyntheticPool
 from lightning_synth.schema import collate
 from lightning_synth.testing import tiny_datamodule
-from lightning_synth.testing.tiny import tiny_items
+from lightning_synth.testing.tiny import tiny_items, tiny_series
 
 REAL, SYNTHETIC, START = 20, 7, 1000
 
@@ -36,6 +38,12 @@ def mixed(real=None, pool="numbered", **options):
     real = real or ItemsDataModule(numbered(REAL), numbered(4, 500), numbered(4, 600), batch_size=8)
     pool = numbered(SYNTHETIC, START) if isinstance(pool, str) and pool == "numbered" else pool
     return MixedDataModule(real, pool, **{"ratio": 0.25, "batch_size": 8, **options})
+
+
+def pool_of(real, n=10):
+    from lightning_synth.plugins.baselines import Bootstrap
+
+    return SyntheticPool.generate(Bootstrap().fit_on(real.train_items(), real.schema), n=n, progress=False)
 
 
 class Foreign(LightningDataModule):
@@ -243,10 +251,8 @@ def test_filters_run_once_and_report():
 
 
 def test_pool_from_disk_gives_the_same_batches(tmp_path):
-    from lightning_synth.plugins.baselines import Bootstrap
-
     real = tiny_datamodule("timeseries", n=24)
-    pool = SyntheticPool.generate(Bootstrap().fit_on(real.train_items(), real.schema), n=10, progress=False)
+    pool = pool_of(real)
     pool.save(tmp_path / "pool")
     for a, b in zip(
         MixedDataModule(real, pool, batch_size=8).train_dataloader(),
@@ -372,6 +378,46 @@ def test_evaluating_a_checkpoint_does_not_move_a_later_fit(tmp_path):
     }
     Trainer(accelerator="cpu", **quiet).validate(Net(), data, ckpt_path=tmp_path / "mid.ckpt", verbose=False)
     assert fit(data).seen == full.seen
+
+
+def test_reloading_the_loader_every_epoch_changes_nothing():
+    assert fit(mixed(), reload_dataloaders_every_n_epochs=1).seen == fit(mixed()).seen
+
+
+class Wide(Net):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(24, 1)
+
+
+def test_nested_under_the_command_line(tmp_path):
+    """Under LightningCLI all DataModules below `data` share hyper-parameters; the checkpoint must load weights_only."""
+    from lightning.pytorch.cli import LightningCLI
+
+    splits = {"train": tiny_series(24), "test": tiny_series(8, seed=2)}
+    pool = pool_of(ItemsDataModule(splits["train"])).save(tmp_path / "pool")
+    arrays = {f"{name}_{split}": items.tensors[name].tolist() for split, items in splits.items() for name in ("x", "y")}
+    package = "lightning_synth"
+    options = {
+        "real": {"class_path": f"{package}.datamodules.ArrayDataModule", "init_args": arrays},
+        "pool": {"a": str(pool)},
+        "ratio": {"class_path": f"{package}.mixing.Anneal", "init_args": {"start": 0.5, "end": 0.0, "epochs": 3}},
+        "filters": [{"class_path": f"{package}.filters.NoveltyFilter", "init_args": {"quantile": 0.0}}],
+        "batch_size": 8,
+        "allow_empty": True,
+    }
+    quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    config = {
+        "trainer": {**quiet, "max_steps": 2, "default_root_dir": str(tmp_path)},
+        "data": {"class_path": f"{package}.datamodules.MixedDataModule", "init_args": options},
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(json.dumps(config))
+    args = ["fit", "--config", str(path)]
+    cli = LightningCLI(Wide, LightningDataModule, subclass_mode_data=True, save_config_callback=None, args=args)
+    assert isinstance(cli.datamodule.policy, Anneal) and cli.datamodule.sources == ("a",)
+    [saved] = tmp_path.glob("checkpoints/*.ckpt")
+    assert "MixedDataModule" in torch.load(saved, weights_only=True)
 
 
 def test_overfit_batches_is_a_clear_error():

@@ -137,6 +137,15 @@ def test_a_study_killed_half_way_continues(tmp_path, monkeypatch):
     assert resumed["macro_f1"].equals(whole["macro_f1"])
 
 
+def test_shards_meet_in_the_folder(tmp_path):
+    whole = _study(tmp_path / "whole").run(progress=False).frame
+    parts = [len(_study(tmp_path / "parts").run(progress=False, shard=(i, 2)).frame) for i in range(2)]
+    assert sum(parts) == len(whole)
+    assert _study(tmp_path / "parts").run(progress=False).frame["macro_f1"].equals(whole["macro_f1"])
+    with pytest.raises(ConfigError, match="out folder"):
+        _study().run(shard=(0, 2))
+
+
 def test_a_folder_of_another_study_is_refused(tmp_path):
     _study(tmp_path, draws=1).run(progress=False)
     with pytest.raises(ConfigError, match="other settings"):

@@ -1,0 +1,58 @@
+"""Every YAML in examples/configs runs, at tiny size."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+import lightning_synth as ls
+from lightning_synth.cli import main
+
+CONFIGS = Path(__file__).resolve().parents[2] / "examples" / "configs"
+QUIET = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.enable_progress_bar=false"]
+
+
+def test_no_config_is_forgotten():
+    found = {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")}
+    covered = {"fit_fault_diffusion.yaml", "generate.yaml", "fit_classifier.yaml"}
+    assert found == covered | {"study/demo.yaml", "study/tep.yaml", "study/cwru.yaml"}
+
+
+def test_fit_generate_and_mix(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(["fit", "-c", str(CONFIGS / "fit_fault_diffusion.yaml"), "--trainer.max_steps=3", *QUIET])
+    main(["generate", "-c", str(CONFIGS / "generate.yaml"), "--n=12", *QUIET])
+    assert len(ls.SyntheticPool.open("pools/fault_diffusion")) == 12
+    main(["fit", "-c", str(CONFIGS / "fit_classifier.yaml"), "--trainer.max_steps=2", *QUIET])
+
+
+def _tiny_study(name, tmp_path, **changes):
+    config = yaml.safe_load((CONFIGS / "study" / name).read_text())
+    arms = {arm: {**(settings or {}), **changes.get(arm, {})} for arm, settings in config["generators"].items()}
+    config.update(
+        generators=arms, shots=[2], draws=1, seeds=1, pool_size=20, generator_steps=2, downstream_steps=2,
+        downstream={"random_forest": {"n_estimators": 5}, "wdcnn": {}}, evaluation=False, out=str(tmp_path / "out"),
+        accelerator="cpu",
+    )
+    config["folds"] = dict(list((config.get("folds") or {"all": {}}).items())[:1])
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return config, path
+
+
+def test_the_demo_study(tmp_path, capsys):
+    _, path = _tiny_study("demo.yaml", tmp_path)
+    main(["study", "-c", str(path)])
+    assert "Undecided" in capsys.readouterr().out and (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["tep.yaml", "cwru.yaml"])
+def test_the_fault_studies(name, tmp_path, data_root, monkeypatch):
+    config, path = _tiny_study(name, tmp_path)
+    where = config["data"]["init_args"]
+    for key in ("path", "root"):
+        if key in where:
+            where[key] = str(data_root / Path(where[key]).relative_to("../shared/data"))
+    path.write_text(yaml.safe_dump(config))
+    main(["study", "-c", str(path)])
+    assert (tmp_path / "out" / "report.html").exists()
