@@ -34,7 +34,8 @@ lint: install
 
 test: lint no-extras
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not benchmark" $(PYTEST_ARGS)
-	$(BIN)/python -m pytest -m "benchmark and not slow" tests/benchmarks $(PYTEST_ARGS)
+	$(BIN)/python -m pytest examples/third_party_plugin $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "benchmark and not slow" tests $(PYTEST_ARGS)
 
 test-slow: install
 	$(BIN)/python -m pytest -m "slow" $(PYTEST_ARGS)

@@ -74,7 +74,38 @@ class _File:
     def open(self, columns: list[int] | None = None) -> pa.ipc.RecordBatchFileReader:
         """Open all of it, or some columns; the rest is not read."""
         options = pa.ipc.IpcReadOptions(included_fields=columns)
-        return pa.ipc.open_file(pa.OSFile(str(self.path), "rb"), options=options)
+        # Not by name: another process may have replaced the map, and removed this one, since it was opened.
+        return pa.ipc.open_file(pa.PythonFile(_Stream(self._file), mode="r"), options=options)
+
+
+class _Stream(io.RawIOBase):
+    """A file read from the start, with a position of its own."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._base, self._position = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: os.fstat(self._base.fileno()).st_size}
+        self._position = start[whence] + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        if _POSITIONAL:
+            done = os.preadv(self._base.fileno(), [buffer], self._position)
+        else:  # pragma: no cover - Windows
+            self._base.seek(self._position)
+            done = self._base.readinto(buffer) or 0
+        self._position += done
+        return done
 
 
 class _Column(NamedTuple):

@@ -46,7 +46,7 @@ class Evaluation:
         >>> from lightning_synth.testing import tiny_datamodule, tiny_items
         >>> data = tiny_datamodule("timeseries", n=24)
         >>> result = evaluate(data.train_items(), data, metrics=["exact_copies"], floors=False)
-        >>> result.table.loc["exact_copy_rate", "value"]
+        >>> float(result.table.loc["exact_copy_rate", "value"])
         1.0
     """
 

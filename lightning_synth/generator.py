@@ -26,7 +26,7 @@ from lightning_synth.errors import (
     SchemaMismatchError,
 )
 from lightning_synth.requests import KeyedRNG, SampleRequests, Samples, mix_seed
-from lightning_synth.schema import canonical, collate, fingerprint, get_domain, num_rows, schema_diff, uncollate
+from lightning_synth.schema import canonical, collate, detach, fingerprint, get_domain, num_rows, schema_diff, uncollate
 from lightning_synth.sources import check_items, first_loader, loader_items, loader_schema, source_items, source_schema
 
 #: Training sets up to this size are checked and fingerprinted before the first step.
@@ -352,7 +352,7 @@ class Generator(LightningModule, ABC):
         requests = requests.to(self.device)
         domain = get_domain(schema)
         batch = self.sample_batch(requests, KeyedRNG(requests.seed), **options)
-        batch = domain.complete(batch, requests.condition, schema)
+        batch = domain.complete(detach(batch), requests.condition, schema)
         rows = domain.num_rows(batch)
         if rows != len(requests):
             raise InvalidSamplesError(f"{type(self).__name__} returned {rows} items for {len(requests)} requests")

@@ -84,7 +84,7 @@ class SeriesEncoder(nn.Module):
         Args:
             x: (n, channels, length).
         """
-        windows = torch.as_tensor(as_windows(x), dtype=torch.float32)
+        windows = torch.as_tensor(np.ascontiguousarray(as_windows(x)), dtype=torch.float32)
         parts = [self(part).amax(-1) for part in windows.split(512)]
         return np.asarray(torch.cat(parts).double().numpy())
 

@@ -28,6 +28,7 @@ __all__ = [
     "canonical",
     "collate",
     "describe",
+    "detach",
     "features",
     "fingerprint",
     "from_arrow",
@@ -317,6 +318,19 @@ def schema_diff(expected: Mapping[str, Any], got: Mapping[str, Any]) -> str:
         if want != have:
             lines.append(f"{key}: expected {want}, got {have}")
     return "; ".join(lines)
+
+
+def detach(batch: Any) -> Any:
+    """Cut a batch off the computation that made it: a view of a parameter requires grad even under ``no_grad``.
+
+    Args:
+        batch: A dict of tensors, a list of graphs, or a PyG object.
+    """
+    if isinstance(batch, dict):
+        return {key: value.detach() if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+    if isinstance(batch, Sequence):
+        return [detach(part) for part in batch]
+    return batch.apply(lambda value: value.detach())
 
 
 def move(batch: Any, device: torch.device | str) -> Any:

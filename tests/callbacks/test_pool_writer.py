@@ -70,13 +70,21 @@ def windows(pool):
     return pool.__getitems__(range(len(pool))).tensors["x"]
 
 
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """101 rows written by one process at batch size 8."""
+    folder = tmp_path_factory.mktemp("one")
+    done = script(folder, 1, 8, "auto", 101)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return SyntheticPool.open(folder)
+
+
 @pytest.mark.ddp
 @pytest.mark.parametrize("strategy", ("ddp_fork", "ddp"))
-def test_the_pool_is_the_same_on_two_processes(tmp_path, strategy):
-    for name, arguments in {"one": (1, 8, "auto"), "two": (2, 16, strategy)}.items():
-        done = script(tmp_path / name, *arguments, 101)
-        assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (SyntheticPool.open(tmp_path / name) for name in ("one", "two"))
+def test_the_pool_is_the_same_on_two_processes(one, tmp_path, strategy):
+    done = script(tmp_path / "two", 2, 16, strategy, 101)
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = SyntheticPool.open(tmp_path / "two")
     assert {path.name[:10] for path in (tmp_path / "two").glob("*.parquet")} == {"part-00000", "part-00001"}
     for pool in (one, two):
         assert pool.manifest["counts"] == {"requested": 101, "written": 101, "accepted": 101}
@@ -89,28 +97,31 @@ def test_the_pool_is_the_same_on_two_processes(tmp_path, strategy):
 
 
 @pytest.mark.ddp
-def test_a_killed_run_continues_on_another_number_of_processes(tmp_path):
-    killed = script(tmp_path / "pool", 2, 4, "ddp_fork", 61, 5)
+def test_a_killed_run_continues_on_another_number_of_processes(one, tmp_path):
+    killed = script(tmp_path / "pool", 2, 4, "ddp_fork", 101, 5)
     assert killed.returncode != 0
     complete = len(list((tmp_path / "pool").glob("part-*.parquet")))
     assert complete, "nothing was completed before the kill"
     with pytest.raises(PoolError, match="has not finished"):
         SyntheticPool.open(tmp_path / "pool")
-    assert script(tmp_path / "pool", 1, 16, "auto", 61).returncode == 0
-    assert script(tmp_path / "whole", 1, 16, "auto", 61).returncode == 0
-    resumed, whole = SyntheticPool.open(tmp_path / "pool"), SyntheticPool.open(tmp_path / "whole")
+    assert script(tmp_path / "pool", 1, 16, "auto", 101).returncode == 0
+    resumed = SyntheticPool.open(tmp_path / "pool")
     assert len(list((tmp_path / "pool").glob("part-*.parquet"))) > complete
-    assert resumed.to_pandas(payload=False)["index"].tolist() == list(range(61))
-    assert torch.allclose(windows(resumed), windows(whole), atol=1e-4)
+    assert resumed.to_pandas(payload=False)["index"].tolist() == list(range(101))
+    assert torch.allclose(windows(resumed), windows(one), atol=1e-4)
     assert not list((tmp_path / "pool").glob(".*.tmp")) and not (tmp_path / "pool" / ".lock").exists()
 
 
 @pytest.mark.ddp
 def test_fewer_rows_than_processes(tmp_path):
-    for rows in (1, 0):
-        done = script(tmp_path / str(rows), 2, 8, "ddp_fork", rows)
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert len(SyntheticPool.open(tmp_path / str(rows))) == rows
+    done = script(tmp_path, 2, 8, "ddp_fork", 1)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(SyntheticPool.open(tmp_path)) == 1
+
+
+def test_no_rows(toy, predict, tmp_path):
+    pool = predict(toy, tmp_path / "pool", n=0)
+    assert len(pool) == 0 and pool.schema == toy.schema and pool.manifest["complete"]
 
 
 def test_same_rows_as_in_one_process_without_a_trainer(toy, predict, tmp_path):

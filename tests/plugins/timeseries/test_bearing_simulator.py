@@ -14,11 +14,14 @@ from lightning_synth.plugins.timeseries.bearing_simulator import (
     NORMAL,
     OUTER,
     BearingSimulator,
+    convolve,
     fault_type,
     impact_amplitudes,
     impact_times,
+    impact_train,
+    impulse_response,
     load_zone,
-    ringing,
+    rough_force,
 )
 from lightning_synth.requests import KeyedRNG
 from lightning_synth.schema import describe
@@ -48,9 +51,9 @@ def simulator(length=1024, channels=1, **options):
 
 
 @pytest.mark.parametrize("label", (1, 2, 3))
-@pytest.mark.parametrize("rpm", (1730.0, 1797.0))
-def test_envelope_spectrum_peaks_at_the_defect_frequency(label, rpm):
-    model = simulator(length=24000, snr_db=(15.0, 15.0), slip=(0.01, 0.01))
+@pytest.mark.parametrize(("rpm", "roughness"), [(1730.0, (0.0, 0.0)), (1797.0, (0.0, 0.9))])
+def test_envelope_spectrum_peaks_at_the_defect_frequency(label, rpm, roughness):
+    model = simulator(length=24000, snr_db=(15.0, 15.0), slip=(0.01, 0.01), roughness=roughness)
     x = model.sample(24, condition={"label": label, "rpm": rpm}, seed=1).data["x"]
     frequency, spectrum = squared_envelope_spectrum(x, RATE)
     mean = spectrum.mean((0, 1))
@@ -127,18 +130,36 @@ def test_inner_race_impacts_follow_the_shaft_and_ball_impacts_the_cage():
     assert 0.02 < line[OUTER]["shaft"] < line[INNER]["shaft"]
 
 
-def test_ringing_is_the_damped_oscillation_of_the_formula():
-    rate, lead, length = 12000.0, 0.01, 600
-    times = torch.tensor([[0.01 + 0.0021, 0.005]])
-    frequency, damping = torch.tensor([[1500.0]]), torch.tensor([[0.05]])
-    signal = ringing(times, torch.tensor([[1.0, 2.0]]), frequency, damping, torch.ones(1, 1), length, rate, lead)
-    t = torch.arange(length) / rate + lead
-    expected = torch.zeros(length)
-    omega = 2 * math.pi * 1500
-    for when, size in zip(times[0], (1.0, 2.0), strict=True):
-        since = (t - when).clamp(min=0)
-        expected += size * torch.exp(-0.05 * omega * since) * torch.sin(omega * math.sqrt(1 - 0.05**2) * since)
-    assert (signal[0] - expected).abs().max() < 0.02
+def test_the_response_to_impacts_is_the_damped_oscillation_of_the_formula():
+    rate, steps = 48000.0, 2400
+    times, sizes = torch.tensor([[0.0121, 0.005]]), torch.tensor([[1.0, 2.0]])
+    frequency, damping = torch.tensor([[1500.0, 2500.0]]), torch.tensor([[0.05, 0.02]])
+    gain = torch.tensor([[1.0, 0.5]])
+    response = impulse_response(frequency, damping, gain, steps, rate)
+    signal = convolve(impact_train(times, sizes, steps, rate), response)
+    expected = torch.zeros(steps)
+    for when, size in zip(times[0], sizes[0], strict=True):
+        since = (torch.arange(steps) / rate - when).clamp(min=0)
+        for f, z, g in zip(frequency[0], damping[0], gain[0], strict=True):
+            omega = 2 * math.pi * f
+            expected += size * g * torch.exp(-z * omega * since) * torch.sin(omega * (1 - z**2).sqrt() * since)
+    assert (signal[0] - expected).abs().max() < 0.03
+    assert signal[0, :240].abs().max() < 1e-5
+
+
+def test_rough_patches_keep_the_energy_and_turn_impacts_into_modulated_noise():
+    rows, steps, rate = 200, 4800, 48000.0
+    times = (torch.arange(20) * 0.005 + 0.001).expand(rows, -1)
+    train = impact_train(times, torch.ones(rows, 20), steps, rate)
+    keys, brief = KeyedRNG(torch.arange(rows)), torch.full((rows,), 5e-4)
+    force = {share: rough_force(train, torch.full((rows,), share), brief, rate, keys) for share in (0.0, 0.5, 1.0)}
+    assert torch.equal(force[0.0], train)
+    for value in force.values():
+        assert abs(float(value.square().sum() / train.square().sum()) - 1) < 0.03
+    # Noise falls off between the impacts, 5 ms apart.
+    power = force[1.0].square().mean(0)
+    after, before = power[48 + 240 : 48 + 264].mean(), power[48 + 240 - 24 : 48 + 240 - 2].mean()
+    assert after > 50 * before
 
 
 def test_rows_depend_on_their_own_seed_only():
@@ -212,7 +233,7 @@ def test_class_names_are_read(names, kind):
     assert [fault_type(name) for name in names] == [kind] * len(names)
 
 
-@pytest.mark.parametrize("bad", [{"snr_db": (3.0, 1.0)}, {"damping": (0.0, 0.1)}, {"resonance": (0.5, 1.5)}, {"max_modes": 0}])
+@pytest.mark.parametrize("bad", [{"snr_db": (3.0, 1.0)}, {"damping": (0.0, 0.1)}, {"resonance": (0.5, 1.5)}, {"max_modes": 0}, {"roughness": (0, 2)}])
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(ConfigError):
         BearingSimulator(**bad)
