@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import statistics
 import warnings
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,6 +33,8 @@ from lightning_synth.sources import check_items, first_loader, loader_items, loa
 
 #: Training sets up to this size are checked and fingerprinted before the first step.
 _MAX_CHECKED = 1_000_000
+#: The gradient norm is looked at every so many batches, and compared with its median so far.
+_GRADIENT_EVERY, _GRADIENT_JUMP = 10, 1000.0
 
 
 class Generator(LightningModule, ABC):
@@ -71,6 +75,8 @@ class Generator(LightningModule, ABC):
         self.is_fitted = False
         self.training_fingerprint: dict[str, Any] | None = None
         self._steps_alone = 0
+        self._gradient_norms: deque[float] = deque(maxlen=50)
+        self._warned_gradient = False
         self._built = False
         if schema is not None:
             self._build(schema)
@@ -270,6 +276,22 @@ class Generator(LightningModule, ABC):
         values = {name if name == "loss" else f"loss/{name}": value.detach() for name, value in losses.items()}
         self.log_dict(values, batch_size=rows)
         self.log("loss_step", values["loss"], prog_bar=True, logger=False, batch_size=rows)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Warn once when the gradient leaves its usual range: the step before a divergence."""
+        if self.steps_taken % _GRADIENT_EVERY:
+            return
+        grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
+        usual = statistics.median(self._gradient_norms) if len(self._gradient_norms) >= 5 else float("inf")
+        if norm > _GRADIENT_JUMP * usual and not self._warned_gradient:
+            self._warned_gradient = True
+            warnings.warn(
+                f"the gradient norm of {type(self).__name__} jumped to {norm:.3g} at step {self.steps_taken} (usually "
+                f"{usual:.3g}); if the loss diverges, use Trainer(gradient_clip_val=1) or a lower lr",
+                stacklevel=2,
+            )
+        self._gradient_norms.append(norm)
 
     def configure_optimizers(self) -> Any:
         """Return AdamW over the trainable parameters."""

@@ -103,7 +103,7 @@ def psd(x: Any, fs: float = 1.0, segment: int | None = None) -> tuple[Array, Arr
     total[..., 0] /= 2
     if size % 2 == 0:
         total[..., -1] /= 2
-    return np.fft.rfftfreq(size, 1 / fs), total
+    return np.asarray(np.fft.rfftfreq(size, 1 / fs), dtype=np.float64), total
 
 
 def acf(x: Any, max_lag: int | None = None, *, mask: Any = None) -> Array:
@@ -195,7 +195,7 @@ def squared_envelope_spectrum(x: Any, fs: float, band: Band | None = None, paddi
         envelope = np.abs(analytic(windows[rows], fs, band)) ** 2
         envelope -= envelope.mean(-1, keepdims=True)
         spectrum[rows] = np.abs(np.fft.rfft(envelope * taper, n=size))
-    return np.fft.rfftfreq(size, 1 / fs), spectrum * (2 / taper.sum())
+    return np.asarray(np.fft.rfftfreq(size, 1 / fs), dtype=np.float64), np.asarray(spectrum * (2 / taper.sum()))
 
 
 def kurtosis_bands(x: Any, fs: float, levels: int = 3) -> tuple[list[Band], Array]:

@@ -25,7 +25,30 @@ _CLASSES = (
     "PairwiseCorrelationDifference",
     "TwoSampleMetric",
 )
+_SERIES_CLASSES = (
+    "AutocorrelationDifference",
+    "ContextFID",
+    "CorrelationalScore",
+    "DiscriminativeScore",
+    "EnvelopeLines",
+    "MarginalDifference",
+    "Memorisation",
+    "PSDDistance",
+    "PredictiveScore",
+)
 _FUNCTIONS = {
+    "timeseries": _SERIES_CLASSES,
+    "context_fid": ("frechet_distance", "train_encoder"),
+    "judges": ("discriminative_score", "predictive_score"),
+    "series_statistics": (
+        "autocorrelation_difference",
+        "correlational_score",
+        "envelope_line_differences",
+        "marginal_difference",
+        "moment_differences",
+        "psd_distance",
+    ),
+    "series_utility": ("class_adherence", "memorisation", "train_on_synthetic"),
     "distances": ("FeatureSpace", "nearest"),
     "diversity": ("alpha_precision", "dcscore", "diversity_ratios", "prdc", "vendi"),
     "fidelity": (

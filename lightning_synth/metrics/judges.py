@@ -226,7 +226,7 @@ def train_network(
     with torch.enable_grad():
         for index in _batches(rows, iterations, seed):
             optimizer.zero_grad(set_to_none=True)
-            loss(index).backward()  # type: ignore[no-untyped-call]
+            loss(index).backward()
             # Recurrent judges meet exploding gradients on windows with jumps.
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -269,7 +269,8 @@ class Forecaster(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return predictions."""
         states = self.gru(x.transpose(1, 2))[0]
-        return torch.sigmoid(self.head(states)[..., 0])
+        values: Tensor = torch.sigmoid(self.head(states)[..., 0])
+        return values
 
 
 def predictive_score(
@@ -307,7 +308,8 @@ def predictive_score(
     model = seeded_network(lambda: Forecaster(count, max(r.shape[1] // 2, 8)), seed)
 
     def error(x: Tensor) -> Tensor:
-        return (model(x[:, inputs, :-1]) - x[:, -1, 1:]).abs().mean()
+        predicted: Tensor = model(x[:, inputs, :-1])
+        return (predicted - x[:, -1, 1:]).abs().mean()
 
     train_network(model, lambda index: error(train[index]), len(train), iterations, seed, lr=1e-2)
     with torch.no_grad():

@@ -111,7 +111,7 @@ class CorrelationalScore(SeriesMetric):
         >>> metric.update(torch.eye(2)[None], real=True), metric.update(torch.ones(1, 2, 2).cumsum(2), real=False)
         (None, None)
         >>> metric.compute()["correlation_difference"]
-        tensor(2.0000, dtype=torch.float64)
+        tensor(2., dtype=torch.float64)
     """
 
     def _evaluate(self, *samples: Array) -> dict[str, float]:
@@ -122,14 +122,14 @@ class MarginalDifference(SeriesMetric):
     """Mean absolute difference of histograms per step and channel; see `marginal_difference`."""
 
     def _evaluate(self, *samples: Array) -> dict[str, float]:
-        return {"mdd": marginal_difference(*samples)}
+        return {"mdd": marginal_difference(samples[0], samples[1])}
 
 
 class AutocorrelationDifference(SeriesMetric):
     """Difference of autocorrelations; see `autocorrelation_difference`."""
 
     def _evaluate(self, *samples: Array) -> dict[str, float]:
-        return {"acf_difference": autocorrelation_difference(*samples)}
+        return {"acf_difference": autocorrelation_difference(samples[0], samples[1])}
 
 
 class PSDDistance(SeriesMetric):
@@ -144,7 +144,7 @@ class PSDDistance(SeriesMetric):
     """
 
     def _evaluate(self, *samples: Array) -> dict[str, float]:
-        return psd_distance(*samples, fs=float((self.schema or {}).get("sampling_rate") or 1.0))
+        return psd_distance(samples[0], samples[1], float((self.schema or {}).get("sampling_rate") or 1.0))
 
 
 class DiscriminativeScore(SeriesMetric):

@@ -238,7 +238,7 @@ class BearingSimulator(WindowResampler):
         snr_db: Sequence[float] = (-10.0, 10.0),
         roughness: Sequence[float] = (0.0, 0.9),
         slip: Sequence[float] = (0.005, 0.03),
-        resonance: Sequence[float] = (0.15, 0.95),
+        resonance: Sequence[float] = (0.15, 0.85),
         damping: Sequence[float] = (0.02, 0.1),
         max_modes: int = 3,
         gain_db: float = 1.0,
