@@ -78,9 +78,8 @@ def info_command(args: Sequence[str]) -> None:
     print(f"{spec.name} ({spec.domain})\n{spec.summary}\nSource: {spec.reference}")
     print(f"Class: {spec.target.replace(':', '.')}\nConditions: {', '.join(spec.conditions) or 'none'}")
     missing = spec.missing()
-    print(
-        f"Needs: {', '.join(spec.requires) or 'nothing more'}{' (missing: ' + ', '.join(missing) + ')' if missing else ''}"
-    )
+    absent = f" (missing: {', '.join(missing)})" if missing else ""
+    print(f"Needs: {', '.join(spec.requires) or 'nothing more'}{absent}")
     if not missing:
         print(textwrap.indent(inspect.getdoc(spec.load()) or "", "  "))
 
@@ -129,7 +128,7 @@ def study_command(args: Sequence[str]) -> None:
     parser = _parser("study", "Compare real-only, mixed and synthetic-only training on real test data.")
     parser.add_argument("--data", type=dict, required=True, help="class_path and init_args of a LightningDataModule")
     parser.add_class_arguments(ls.Study, None, skip={"data", "ratio", "out"})
-    parser.add_argument("--shard", type=str | None, default=None, help="i/n: run every n-th repetition from the i-th on")
+    parser.add_argument("--shard", type=str | None, default=None, help="i/n: every n-th repetition from the i-th on")
     parser.add_argument("--ratio", type=float, default=0.5, help="synthetic share of a mixed batch")
     parser.add_argument(
         "--out", type=str, default="out/study", help="folder of the report; finished arms are kept there"

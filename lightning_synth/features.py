@@ -91,20 +91,20 @@ def texture_features(x: Any) -> Array:
         (True, True, -0.5)
     """
     windows = as_windows(x)
-    step = np.diff(windows)
-    bend = np.diff(step)
+    # Windows of one or two steps have no differences; a zero stands for them.
+    step = np.diff(windows) if windows.shape[-1] > 1 else np.zeros_like(windows)
+    bend = np.diff(step) if step.shape[-1] > 1 else np.zeros_like(step)
+    product = step[..., 1:] * step[..., :-1] if step.shape[-1] > 1 else np.zeros_like(step)
     spread = windows.std(-1) + _TINY
-    pairs = (step[..., 1:] * step[..., :-1]).mean(-1) if step.shape[-1] > 1 else np.zeros(windows.shape[:2])
-    turns = (np.sign(step[..., 1:]) * np.sign(step[..., :-1]) < 0).mean(-1) if step.shape[-1] > 1 else pairs
     power = psd(windows)[1][..., 1:] + 1e-300
     share = power / power.sum(-1, keepdims=True)
     entropy = -(share * np.log(share + _TINY)).sum(-1) / np.log(max(share.shape[-1], 2))
     return _flat(
         [
             np.log(step.std(-1) / spread + 1e-6),
-            np.log((bend.std(-1) if bend.shape[-1] else spread) / spread + 1e-6),
-            pairs / (np.square(step).mean(-1) + _TINY**2),
-            turns,
+            np.log(bend.std(-1) / spread + 1e-6),
+            product.mean(-1) / (np.square(step).mean(-1) + _TINY**2),
+            (product < 0).mean(-1),
             np.log(share[..., share.shape[-1] // 2 :].sum(-1) + 1e-6),
             entropy,
         ]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_Draw = Callable[[Any, Any, Mapping[str, Any]], None]
 # Above this size a drawing of nodes and edges shows nothing; the adjacency matrix does.
 _MAX_DRAWN_NODES = 150
 _MAX_LINES = 6
@@ -46,8 +47,8 @@ def sample_figure(
     figure = Figure(figsize=(2.5 * columns, 5.0), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, columns, squeeze=False)
-    special: dict[str, Callable[..., None]] = {"timeseries": _draw_series, "sequence": _draw_sequence}
-    draw = special.get(schema["domain"], _draw_graph)
+    special: dict[str, _Draw] = {"timeseries": _draw_series, "sequence": _draw_sequence}
+    draw: _Draw = special.get(schema["domain"], _draw_graph)
     for row, (name, items) in enumerate((("real", real), ("synthetic", synthetic))):
         for axis, item in zip(axes[row], items, strict=False):
             draw(axis, item, schema)

@@ -236,6 +236,8 @@ class MixedDataset:
             self.convert.check(synthetic[0])
         self.synthetic, self._converted = self._hold(synthetic)
         self._fields = self._stack()
+        both = isinstance(real, list) and self._converted
+        self._listed: list[Any] | None = [*real, *self.synthetic] if both else None
 
     def _hold(self, synthetic: Items) -> tuple[Items, bool]:
         """Convert once what fits in memory."""
@@ -265,6 +267,8 @@ class MixedDataset:
             index, size = torch.from_numpy(block.rows), block.num_real
             stacked = StackedItems({name: _gather(column, index, size) for name, column in self._fields.items()})
             return Fetched(stacked, size, block.weight)
+        if self._listed is not None:
+            return Fetched([self._listed[i] for i in block.rows.tolist()], block.num_real, block.weight)
         real, rows = block.rows[: block.num_real], block.rows[block.num_real :] - self.num_real
         items = [*self._read("real", self.real, real), *self._read_synthetic(rows)]
         return Fetched(items, block.num_real, block.weight)

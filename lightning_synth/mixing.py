@@ -305,7 +305,8 @@ class MixtureSampler(DistributedSampler[Any]):
 
     def __len__(self) -> int:
         """Return the batches of an epoch on one process."""
-        return len(self._counts(self.epoch)[0]) // self.num_replicas
+        known = self._plan is not None and self._plan[0] == self.epoch
+        return len(self.plan().real if known else self._counts(self.epoch)[0]) // self.num_replicas
 
     def __iter__(self) -> Iterator[Any]:
         """Yield the batches of this process, from batch ``start`` of the epoch on."""

@@ -249,9 +249,12 @@ class SyntheticPool(Dataset[Any], Sequence[Any]):
             PoolError: If a column is unknown.
 
         Example:
-            >>> pool = SyntheticPool.generate(gen, 9, {"label": "balanced"}, progress=False)  # doctest: +SKIP
-            >>> len(pool.items(where={"label": 1}))  # doctest: +SKIP
-            3
+            >>> from lightning_synth import get_generator
+            >>> from lightning_synth.testing import tiny_items, tiny_schema
+            >>> gen = get_generator("bootstrap")().fit_on(tiny_items("timeseries"), tiny_schema("timeseries"))
+            >>> pool = SyntheticPool.generate(gen, 9, {"label": "balanced"}, progress=False)
+            >>> len(pool.items(where={"label": 1})), len(pool.items(lambda rows: rows["index"] < 2))
+            (3, 2)
         """
         if where is None:
             return self

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#1b1f24}
 .verdict{font-size:1.25rem;font-weight:600;border-left:.4rem solid #2b6cb0;padding:.6rem 1rem;background:#f2f6fb}
-table{border-collapse:collapse;font-size:.85rem;margin:1rem 0}td,th{padding:.25rem .6rem;border-bottom:1px solid #dde3ea;
-text-align:right}td:nth-child(-n+4),th:nth-child(-n+4){text-align:left}img{max-width:100%}pre{background:#f6f8fa;
+table{border-collapse:collapse;font-size:.85rem;margin:1rem 0}
+td,th{padding:.25rem .6rem;border-bottom:1px solid #dde3ea;text-align:right}
+td:nth-child(-n+4),th:nth-child(-n+4){text-align:left}img{max-width:100%}pre{background:#f6f8fa;
 padding:1rem;overflow:auto;font-size:.8rem}.small{color:#57606a;font-size:.9rem}
 """
 

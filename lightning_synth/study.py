@@ -31,7 +31,7 @@ from lightning_synth.schema import labels
 from lightning_synth.study_result import StudyResult
 
 if TYPE_CHECKING:
-    from lightning_synth.mixing import Policy
+    from lightning_synth.policies import Mode, Policy
 
 DataSource = LightningDataModule | Callable[..., LightningDataModule] | Mapping[str, Any]
 #: Entries of a generator's configuration that are not its hyper-parameters.
@@ -64,8 +64,9 @@ class Study:
     Args:
         data: A LightningDataModule; or a callable or ``{"class_path": ..., "init_args": ...}`` that makes one, called
             with ``shots``, ``draw`` and the arguments of the fold.
-        generators: Arm name to hyper-parameters. Further keys: ``name`` (registry name, if the arm is called otherwise),
-            ``max_steps``, ``sampler`` (options of `Generator.sample`), ``refine`` (arm whose samples this one starts from).
+        generators: Arm name to hyper-parameters. Further keys: ``name`` (registry name, if the arm is called
+            otherwise), ``max_steps``, ``sampler`` (options of `Generator.sample`), ``refine`` (arm whose samples this one
+            starts from).
         downstream: Names of `lightning_synth.downstream.get_downstream`, or name to hyper-parameters.
         policies: Of ``real``, ``mixed``, ``synthetic``.
         shots: Items per class to train on; None uses all.
@@ -197,9 +198,8 @@ class Study:
     def config(self) -> dict[str, Any]:
         """Return the settings that determine the numbers, as plain values."""
         source = self.source if isinstance(self.source, Mapping) else {"class_path": _name_of(self.source)}
-        keys = (
-            "downstream policies shots draws seeds folds pool_size condition generator_steps downstream_steps batch_size"
-        ).split()
+        keys = "downstream policies shots draws seeds folds pool_size condition".split()
+        keys += ["generator_steps", "downstream_steps", "batch_size"]
         plain = {
             "data": source,
             "generators": self.arms,
@@ -215,8 +215,8 @@ class Study:
 
         Args:
             progress: Show a bar.
-            shard: (i, n) runs every n-th repetition from the i-th on. n processes with one ``out`` folder share the work;
-                a last call without it collects their results.
+            shard: (i, n) runs every n-th repetition from the i-th on. n processes with one ``out`` folder share the
+                work; a last call without it collects their results.
 
         Returns:
             The result, with ``.verdict``, ``.table`` and ``.report(folder)``.
@@ -319,7 +319,8 @@ class _CellRun:
         if not isinstance(model, LightningModule):
             items, weight = self._all_items(policy, pool)
             return model.fit(items, weight=weight, seed=self.cell.seed)
-        ratio, mode = (1.0, "replace") if policy == "synthetic" else (study.ratio, "append")
+        mode: Mode = "replace" if policy == "synthetic" else "append"
+        ratio = 1.0 if policy == "synthetic" else study.ratio
         mixed = MixedDataModule(
             self.data, pool, ratio=ratio, mode=mode, batch_size=study.batch_size, seed=self.cell.seed
         )
@@ -383,11 +384,13 @@ class _CellRun:
         }
 
     def evaluations(self) -> dict[str, Evaluation]:
-        """Score each pool beside its floors."""
+        """Score the pools of the generators asked for; the trivial arms are among the floors beside them."""
         done = {}
         for arm, pool in self._all_pools().items():
+            if self.study.is_baseline(arm):
+                continue
             self.bar.set_postfix_str(f"{self.cell.name} evaluating {arm}")
-            done[arm] = evaluate(pool, self.data, seed=self.cell.seed)
+            done[arm] = evaluate(pool, self.data, seed=self.cell.seed, repeats=5, max_items=400)
         return done
 
     def _all_pools(self) -> dict[str, SyntheticPool]:

@@ -211,7 +211,8 @@ class StudyResult:
 def _describe(row: pd.Series) -> str:
     shots = "" if row["shots"] == "all" else f", {row['shots']} shots"
     interval = "" if np.isnan(row["gain_low"]) else f" [{row['gain_low']:+.3f}, {row['gain_high']:+.3f}]"
-    return f"{row['arm']} ({row['policy']}, {row['downstream']}{shots}) with {row['gain']:+.3f} macro F1{interval} over real only"
+    arm = f"{row['arm']} ({row['policy']}, {row['downstream']}{shots})"
+    return f"{arm} with {row['gain']:+.3f} macro F1{interval} over real only"
 
 
 def _against_classical(row: pd.Series) -> str:

@@ -76,9 +76,7 @@ class TrainingRows:
         conditions = {name: value[chosen] for name, value in self.conditions.items()}
         return TrainingRows(None, conditions, self.scale, self.index[chosen], self.class_names)
 
-    def pick(
-        self, requests: SampleRequests, rng: KeyedRNG, count: int | None = None, nearest: bool = True
-    ) -> Tensor:
+    def pick(self, requests: SampleRequests, rng: KeyedRNG, count: int | None = None, nearest: bool = True) -> Tensor:
         """Pick training items for every request, with replacement, from the request's own randomness.
 
         Args:

@@ -151,6 +151,7 @@ class PoolWriter(BasePredictionWriter):
             raise ConfigError(f"PoolWriter writes Samples, but predict_step returned {type(prediction).__name__}")
         self._write_pending()
         self._pending = prediction
+        _forget_indices(trainer, batch_idx, dataloader_idx)
         # Lightning looks at the signal only while training; a pre-empted job would sample on until it is killed.
         if trainer.received_sigterm:
             raise SIGTERMException
@@ -232,6 +233,15 @@ class PoolWriter(BasePredictionWriter):
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+
+def _forget_indices(trainer: Trainer, batch_idx: int, dataloader_idx: int) -> None:
+    """Drop the row numbers of a batch that Lightning keeps to the end for writers that ask: memory stays constant."""
+    loaders = getattr(getattr(trainer.predict_loop, "_combined_loader", None), "flattened", [])
+    sampler = getattr(loaders[dataloader_idx], "batch_sampler", None) if dataloader_idx < len(loaders) else None
+    seen = getattr(sampler, "seen_batch_indices", None)
+    if isinstance(seen, list) and batch_idx < len(seen) and len(trainer.callbacks) == _writers_first(trainer):
+        seen[batch_idx] = _NONE
 
 
 def _datamodule(trainer: Trainer) -> Any:

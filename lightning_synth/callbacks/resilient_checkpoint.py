@@ -46,7 +46,7 @@ class ResilientCheckpoint(ModelCheckpoint):
         except OSError as error:
             self._failure = error
             warnings.warn(
-                f"checkpoint {filepath} could not be written ({error}); training goes on, the next interval tries again",
+                f"checkpoint {filepath} could not be written ({error}); training goes on, the next interval retries",
                 stacklevel=2,
             )
 

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lightning_synth.errors import ConfigError
@@ -25,6 +24,7 @@ def channel_means(x: Tensor, mask: Tensor | None = None) -> Tensor:
         (channels, 1).
 
     Example:
+        >>> import torch
         >>> channel_means(torch.tensor([[[1.0, 3.0]], [[5.0, 7.0]]]))
         tensor([[4.]])
     """
@@ -37,9 +37,10 @@ def channel_means(x: Tensor, mask: Tensor | None = None) -> Tensor:
 class NormalTransplant(WindowResampler):
     """The trivial form of p_fault = p_normal + difference: x = fault window + scale * (normal window - normal mean).
 
-    A fault window is moved as normal operation moves: on average it stays where it is, and it borrows the slow drift and
-    the fluctuation, exactly as correlated across channels, of the many windows of normal operation. It is the classical arm that a few-shot generator such as FaultDiffusion
-    (arXiv 2511.15174) has to beat. Without a normal class in the schema, windows of any class are transplanted.
+    A fault window is moved as normal operation moves: on average it stays where it is, and it borrows the slow drift
+    and the fluctuation, exactly as correlated across channels, of the many windows of normal operation. It is the
+    classical arm that a few-shot generator such as FaultDiffusion (arXiv 2511.15174) has to beat. Without a normal
+    class in the schema, windows of any class are transplanted.
 
     Args:
         scale: Interval from which the scale of the normal deviation is drawn.

@@ -5,7 +5,13 @@ import torch
 from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_synth.errors import ConfigError, InvalidSamplesError, NonFiniteLossError, NotFittedError, SchemaMismatchError
+from lightning_synth.errors import (
+    ConfigError,
+    InvalidSamplesError,
+    NonFiniteLossError,
+    NotFittedError,
+    SchemaMismatchError,
+)
 from lightning_synth.generator import FitFreeGenerator, Generator
 from lightning_synth.requests import KeyedRNG, SampleRequests
 from lightning_synth.testing import tiny_datamodule

@@ -11,7 +11,9 @@ import lightning_synth as ls
 from lightning_synth import registry
 from lightning_synth.errors import ConfigError, MissingExtraError, UnknownGeneratorError
 
-SPEC = registry.GeneratorSpec("toy_for_test", "nowhere_at_all:Toy", "graph", "A toy.", "none", requires=("nowhere_at_all",))
+SPEC = registry.GeneratorSpec(
+    "toy_for_test", "nowhere_at_all:Toy", "graph", "A toy.", "none", requires=("nowhere_at_all",)
+)
 
 
 @pytest.fixture

@@ -101,7 +101,10 @@ def test_normal_draws_within_five_times_torch_randn():
 
 
 def test_requests_do_not_depend_on_how_many_are_asked():
-    long, short = SampleRequests.make(20, seed=3, schema=SCHEMA), SampleRequests.make(5, seed=3, schema=SCHEMA, start=10)
+    long, short = (
+        SampleRequests.make(20, seed=3, schema=SCHEMA),
+        SampleRequests.make(5, seed=3, schema=SCHEMA, start=10),
+    )
     assert torch.equal(long.seed[10:15], short.seed) and torch.equal(long.index[10:15], short.index)
     for name in ("label", "rpm"):
         assert torch.equal(long.condition[name][10:15], short.condition[name])

@@ -30,8 +30,16 @@ def _tiny_study(name, tmp_path, **changes):
     config = yaml.safe_load((CONFIGS / "study" / name).read_text())
     arms = {arm: {**(settings or {}), **changes.get(arm, {})} for arm, settings in config["generators"].items()}
     config.update(
-        generators=arms, shots=[2], draws=1, seeds=1, pool_size=20, generator_steps=2, downstream_steps=2,
-        downstream={"random_forest": {"n_estimators": 5}, "wdcnn": {}}, evaluation=False, out=str(tmp_path / "out"),
+        generators=arms,
+        shots=[2],
+        draws=1,
+        seeds=1,
+        pool_size=20,
+        generator_steps=2,
+        downstream_steps=2,
+        downstream={"random_forest": {"n_estimators": 5}, "wdcnn": {}},
+        evaluation=False,
+        out=str(tmp_path / "out"),
         accelerator="cpu",
     )
     config["folds"] = dict(list((config.get("folds") or {"all": {}}).items())[:1])

@@ -13,7 +13,9 @@ pytestmark = pytest.mark.skipif(
 
 
 def test_import_and_listing_work():
-    code = "import lightning_synth as ls; names = ls.list_generators(); assert 'tsaug' in names and 'bootstrap' in names"
+    code = (
+        "import lightning_synth as ls; names = ls.list_generators(); assert 'tsaug' in names and 'bootstrap' in names"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -40,7 +42,11 @@ def test_a_generator_without_extras_trains_and_samples(tmp_path):
     data = ls.datamodules.ArrayDataModule(torch.randn(12, 2, 24), [0, 1] * 6, torch.randn(4, 2, 24), [0, 1] * 2)
     generator = ls.get_generator("fault_diffusion")()
     trainer = Trainer(
-        max_steps=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        max_steps=2,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
         default_root_dir=tmp_path,
     )
     trainer.fit(generator, data)

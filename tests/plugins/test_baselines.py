@@ -166,7 +166,9 @@ def test_a_second_fit_replaces_the_first():
     assert set(copies.tolist()) <= set(item_hashes(second, model.schema).tolist())
 
 
-@pytest.mark.parametrize(("cls", "bad"), [(Jitter, {"sigma": -1.0}), (Interpolate, {"low": 0.7}), (Bootstrap, {"share": -1})])
+@pytest.mark.parametrize(
+    ("cls", "bad"), [(Jitter, {"sigma": -1.0}), (Interpolate, {"low": 0.7}), (Bootstrap, {"share": -1})]
+)
 def test_impossible_settings_are_refused(cls, bad):
     with pytest.raises(ConfigError):
         cls(**bad)

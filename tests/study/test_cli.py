@@ -36,7 +36,9 @@ def test_fit_generate_mix_evaluate(tmp_path, capsys):
     main(["fit", "--model=lightning_synth.plugins.baselines.Jitter", *data, *quiet, *saver])
     assert checkpoint.exists()
     pool = tmp_path / "pool"
-    main(["generate", f"--ckpt_path={checkpoint}", f"--out={pool}", "--n=13", "--seed=3", *quiet[:1], quiet[1], quiet[2]])
+    main(
+        ["generate", f"--ckpt_path={checkpoint}", f"--out={pool}", "--n=13", "--seed=3", *quiet[:1], quiet[1], quiet[2]]
+    )
     opened = ls.SyntheticPool.open(pool)
     assert len(opened) == 13 and opened.manifest["counts"]["requested"] == 13
     mixed = [
@@ -46,8 +48,16 @@ def test_fit_generate_mix_evaluate(tmp_path, capsys):
         f"--data.pool={pool}",
         "--data.batch_size=8",
     ]
-    main(["fit", "--model=lightning_synth.downstream.WDCNN", *mixed, *quiet, "--trainer.max_steps=2",
-          "--trainer.enable_checkpointing=false"])
+    main(
+        [
+            "fit",
+            "--model=lightning_synth.downstream.WDCNN",
+            *mixed,
+            *quiet,
+            "--trainer.max_steps=2",
+            "--trainer.enable_checkpointing=false",
+        ]
+    )
     capsys.readouterr()
     main(["evaluate", str(pool), *data, f"--json={tmp_path / 'scores.json'}"])
     assert capsys.readouterr().out.strip() and json.loads((tmp_path / "scores.json").read_text())
@@ -55,8 +65,14 @@ def test_fit_generate_mix_evaluate(tmp_path, capsys):
 
 def test_print_config(capsys):
     with pytest.raises(SystemExit):
-        main(["fit", "--model=lightning_synth.plugins.baselines.Jitter",
-              "--data=lightning_synth.datamodules.UEADataModule", "--print_config"])
+        main(
+            [
+                "fit",
+                "--model=lightning_synth.plugins.baselines.Jitter",
+                "--data=lightning_synth.datamodules.UEADataModule",
+                "--print_config",
+            ]
+        )
     out = capsys.readouterr().out
     assert "class_path: lightning_synth.plugins.baselines.Jitter" in out and "seed_everything" in out
 

@@ -49,7 +49,16 @@ def _study(tmp_path=None, **changes):
 
 def _records(values, policy="mixed", arm="new", downstream="rf"):
     return [
-        {"fold": "all", "shots": 5, "draw": i, "seed": 0, "arm": arm, "policy": policy, "downstream": downstream, "macro_f1": v}
+        {
+            "fold": "all",
+            "shots": 5,
+            "draw": i,
+            "seed": 0,
+            "arm": arm,
+            "policy": policy,
+            "downstream": downstream,
+            "macro_f1": v,
+        }
         for i, v in enumerate(values)
     ]
 
@@ -83,7 +92,10 @@ def test_the_verdict_says_plainly_what_happened():
     assert _result(real, [0.5, 0.53, 0.47, 0.51]).verdict.startswith("Synthetic data does not help here: 0 of 1")
     worse = _result(real, [0.42, 0.43, 0.4, 0.42]).verdict
     assert worse.startswith("Synthetic data does not help here") and "1 lose" in worse
-    assert "no clear difference from the best trivial arm" in _result(real, [0.62, 0.63, 0.6, 0.62], [0.61, 0.64, 0.6, 0.62]).verdict
+    assert (
+        "no clear difference from the best trivial arm"
+        in _result(real, [0.62, 0.63, 0.6, 0.62], [0.61, 0.64, 0.6, 0.62]).verdict
+    )
     assert _result([0.5], [0.6]).verdict.startswith("Undecided")
 
 
@@ -104,7 +116,9 @@ def test_trivial_arms_are_always_there_and_every_arm_is_scored(tmp_path):
     page = result.report(tmp_path / "report")
     text = page.read_text()
     assert text.index(result.verdict.split(":")[0]) < text.index("<table>")
-    assert {"report.html", "result.json", "table.csv", "gains.png", "samples.png"} <= {p.name for p in page.parent.iterdir()}
+    assert {"report.html", "result.json", "table.csv", "gains.png", "samples.png"} <= {
+        p.name for p in page.parent.iterdir()
+    }
     assert json.loads((page.parent / "result.json").read_text())["verdict"] == result.verdict
     assert result.to_text().startswith(result.verdict)
 
@@ -192,6 +206,8 @@ def test_refining_starts_from_the_same_rows_of_the_other_arm(monkeypatch):
         return {"x": init if init is not None else self.bank.batch["x"][rng.integers(len(self.bank))]}
 
     monkeypatch.setattr(Jitter, "sample_batch", sample)
-    study = _study(generators={"refined": {"name": "jitter", "refine": "bootstrap"}}, draws=1, policies=["real", "mixed"])
+    study = _study(
+        generators={"refined": {"name": "jitter", "refine": "bootstrap"}}, draws=1, policies=["real", "mixed"]
+    )
     study.run(progress=False)
     assert any(init is not None and init.shape == (40, 1, 32) for init in inits)

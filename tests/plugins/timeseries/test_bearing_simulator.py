@@ -233,7 +233,16 @@ def test_class_names_are_read(names, kind):
     assert [fault_type(name) for name in names] == [kind] * len(names)
 
 
-@pytest.mark.parametrize("bad", [{"snr_db": (3.0, 1.0)}, {"damping": (0.0, 0.1)}, {"resonance": (0.5, 1.5)}, {"max_modes": 0}, {"roughness": (0, 2)}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"snr_db": (3.0, 1.0)},
+        {"damping": (0.0, 0.1)},
+        {"resonance": (0.5, 1.5)},
+        {"max_modes": 0},
+        {"roughness": (0, 2)},
+    ],
+)
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(ConfigError):
         BearingSimulator(**bad)

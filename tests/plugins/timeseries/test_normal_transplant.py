@@ -40,7 +40,8 @@ def test_the_fault_window_is_kept_on_average_and_varies_as_normal():
 def test_scale_scales():
     x, y = plant()
     spread = [
-        fitted(x, y, scale=(s, s)).sample(300, condition={"label": 1}, seed=1).data["x"].std(0).mean() for s in (0.5, 1.0)
+        fitted(x, y, scale=(s, s)).sample(300, condition={"label": 1}, seed=1).data["x"].std(0).mean()
+        for s in (0.5, 1.0)
     ]
     assert torch.allclose(2 * spread[0], spread[1], rtol=1e-3)
     none = fitted(x, y, scale=(0.0, 0.0)).sample(3, condition={"label": 1}).data["x"]

@@ -68,10 +68,10 @@ def test_rows_depend_on_their_own_seed_only_and_differ():
 
 
 def test_global_generators_are_left_alone():
-    np.random.seed(0)  # noqa: NPY002
-    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    np.random.seed(0)
+    before = np.random.get_state()[1].copy()
     fitted(prob=1.0).sample(5)
-    assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
+    assert np.array_equal(before, np.random.get_state()[1])
 
 
 def test_labels_and_conditions_are_those_of_the_source():
