@@ -65,8 +65,8 @@ class Study:
         data: A LightningDataModule; or a callable or ``{"class_path": ..., "init_args": ...}`` that makes one, called
             with ``shots``, ``draw`` and the arguments of the fold.
         generators: Arm name to hyper-parameters. Further keys: ``name`` (registry name, if the arm is called
-            otherwise), ``max_steps``, ``sampler`` (options of `Generator.sample`), ``refine`` (arm whose samples this one
-            starts from).
+            otherwise), ``max_steps``, ``sampler`` (options of `Generator.sample`), ``refine`` (arm whose samples this
+            one starts from).
         downstream: Names of `lightning_synth.downstream.get_downstream`, or name to hyper-parameters.
         policies: Of ``real``, ``mixed``, ``synthetic``.
         shots: Items per class to train on; None uses all.
@@ -251,8 +251,10 @@ class Study:
             return
         self.out.mkdir(parents=True, exist_ok=True)
         path, config = self.out / "study.json", self.config()
-        if path.exists() and json.loads(path.read_text()) != config:
-            raise ConfigError(f"{self.out} holds a study with other settings; give another out folder, or delete it")
+        if path.exists() and (changed := _changed(json.loads(path.read_text()), config)):
+            raise ConfigError(
+                f"{self.out} holds a study with other settings ({', '.join(changed)}); give another out folder, or delete it"
+            )
         temporary = self.out / f".study-{os.getpid()}.tmp"
         temporary.write_text(json.dumps(config, indent=1))
         temporary.replace(path)
@@ -395,6 +397,15 @@ class _CellRun:
 
     def _all_pools(self) -> dict[str, SyntheticPool]:
         return {arm: self._pool(arm) for arm in self.study.arms} if len(self.study.policies) > 1 else {}
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Settings that make finished arms worthless; more arms, folds, shots, draws or seeds do not."""
+    named = ("generators", "downstream", "folds")
+    changed = [key for key in new if key not in (*named, "shots", "draws", "seeds", "policies") and old.get(key) != new[key]]
+    for key in named:
+        changed += [f"{key}.{name}" for name, value in new[key].items() if old[key].get(name, value) != value]
+    return changed
 
 
 def _first_tensor(pool: SyntheticPool) -> torch.Tensor:

@@ -27,6 +27,8 @@ from lightning_synth._shards import (
 from lightning_synth.errors import ConfigError, PoolError
 from lightning_synth.requests import Samples
 
+_NONE: list[int] = []
+
 
 class PoolWriter(BasePredictionWriter):
     """Writes what `Trainer.predict` samples to a pool directory.
@@ -236,11 +238,11 @@ class PoolWriter(BasePredictionWriter):
 
 
 def _forget_indices(trainer: Trainer, batch_idx: int, dataloader_idx: int) -> None:
-    """Drop the row numbers of a batch that Lightning keeps to the end for writers that ask: memory stays constant."""
+    """Drop the row numbers that Lightning collects for prediction writers, so that memory stays constant."""
     loaders = getattr(getattr(trainer.predict_loop, "_combined_loader", None), "flattened", [])
     sampler = getattr(loaders[dataloader_idx], "batch_sampler", None) if dataloader_idx < len(loaders) else None
     seen = getattr(sampler, "seen_batch_indices", None)
-    if isinstance(seen, list) and batch_idx < len(seen) and len(trainer.callbacks) == _writers_first(trainer):
+    if isinstance(seen, list) and batch_idx < len(seen):
         seen[batch_idx] = _NONE
 
 

@@ -173,7 +173,9 @@ def impulse_response(frequency: Tensor, damping: Tensor, gain: Tensor, steps: in
 
 def convolve(signal: Tensor, response: Tensor) -> Tensor:
     """Causal convolution of each row with its own response, cut to the length of the signal (rows, steps)."""
-    size = 2 ** math.ceil(math.log2(2 * signal.shape[-1]))
+    # The least length with small factors that leaves room for the tail.
+    least = 2 * signal.shape[-1]
+    size = min(odd * 2 ** math.ceil(math.log2(least / odd)) for odd in (1, 3, 5, 9, 15))
     out: Tensor = torch.fft.irfft(torch.fft.rfft(signal, size) * torch.fft.rfft(response, size), size)
     return out[:, : signal.shape[-1]]
 

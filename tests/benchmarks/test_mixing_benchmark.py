@@ -15,7 +15,7 @@ from lightning_synth.items import StackedItems
 from lightning_synth.testing import tiny_datamodule
 
 ALLOWED = 1.05
-ROUNDS = 15
+ROUNDS = 9
 
 
 def windows(n, length, seed):

@@ -202,6 +202,18 @@ def test_shards_and_memory_are_bounded(toy, predict, tmp_path):
             PoolWriter(tmp_path, **wrong)
 
 
+def test_row_numbers_do_not_pile_up(toy, predict, tmp_path):
+    kept = []
+
+    class Look(L.Callback):
+        def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+            seen = trainer.predict_loop._combined_loader.flattened[0].batch_sampler.seen_batch_indices
+            kept.append(sum(map(len, seen)))
+
+    assert len(predict(toy, tmp_path / "pool", Look())) == 101
+    assert len(kept) == 13 and max(kept) <= 8, "at most what is prefetched"
+
+
 def test_only_samples_are_written(trainer_kwargs, tmp_path):
     class Plain(L.LightningModule):
         hparams = {}

@@ -162,8 +162,20 @@ def test_shards_meet_in_the_folder(tmp_path):
 
 def test_a_folder_of_another_study_is_refused(tmp_path):
     _study(tmp_path, draws=1).run(progress=False)
-    with pytest.raises(ConfigError, match="other settings"):
-        _study(tmp_path, draws=2).run(progress=False)
+    with pytest.raises(ConfigError, match=r"other settings \(pool_size\)"):
+        _study(tmp_path, draws=1, pool_size=41).run(progress=False)
+    with pytest.raises(ConfigError, match=r"other settings \(generators.jitter\)"):
+        _study(tmp_path, draws=1, generators={"jitter": {"scale": 0.2}}).run(progress=False)
+
+
+def test_arms_and_draws_may_be_added_later(tmp_path, monkeypatch):
+    import lightning_synth.study as module
+
+    first = _study(tmp_path, draws=1).run(progress=False).frame
+    calls, score = [], module._CellRun._score
+    monkeypatch.setattr(module._CellRun, "_score", lambda self, *job: calls.append(job) or score(self, *job))
+    more = _study(tmp_path, draws=2, generators={"jitter": {}, "smote": {}}).run(progress=False).frame
+    assert len(calls) == len(more) - len(first)
 
 
 def test_networks_train_through_the_mixing_datamodule_in_equal_steps(monkeypatch):
