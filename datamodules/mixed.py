@@ -25,12 +25,12 @@ from lightning_synth.errors import (
     EmptyPoolError,
     SchemaMismatchError,
 )
-from lightning_synth.filters import Filter, Report, ValidityFilter, apply_filters, class_labels
 from lightning_synth.items import StackedItems
-from lightning_synth.leakage import check_fingerprints, check_splits, refuse_synthetic, refuse_synthetic_items
-from lightning_synth.mixed_dataset import MixedCollate, MixedDataset, PoolItems, fetch, provenance_of
 from lightning_synth.mixing import MixedLoader, MixtureSampler
-from lightning_synth.policies import FixedRatio, Mode, Policy, RatioPolicy, as_policy
+from lightning_synth.mixing.dataset import MixedCollate, MixedDataset, PoolItems, fetch, provenance_of
+from lightning_synth.mixing.filters import Filter, Report, ValidityFilter, apply_filters, class_labels
+from lightning_synth.mixing.leakage import check_fingerprints, check_splits, refuse_synthetic, refuse_synthetic_items
+from lightning_synth.mixing.policies import FixedRatio, Mode, Policy, RatioPolicy, as_policy
 from lightning_synth.pool import SyntheticPool
 from lightning_synth.schema import Items, Schema, item_hashes, schema_diff, validate
 from lightning_synth.sources import first_loader, loader_items, source_items, source_schema

@@ -11,9 +11,9 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from lightning_synth._shards import read_columns, shard_paths
 from lightning_synth.conditions import Condition
 from lightning_synth.errors import ConfigError
+from lightning_synth.pool.shards import read_columns, shard_paths
 from lightning_synth.requests import SampleRequests
 
 # Requests are made in blocks: a run of any size holds a few of them.

@@ -431,10 +431,11 @@ class DiffusionGenerator(Generator):
         eta = float(self.hparams["eta"]) if eta is None else eta
         scale = float(self.hparams["guidance_scale"]) if guidance_scale is None else guidance_scale
         _check_sampler(sampler, num_steps, eta)
-        noise, condition = rng.fork("noise"), self.sampling_condition(requests, rng, init is not None, **options)
+        clean = None if init is None else self._init_rows(init, requests)
+        condition, noise = self.sampling_condition(requests, rng, clean, **options), rng.fork("noise")
         x, start = noise.normal(self.row_shape(), step=0).to(self.device), len(self.schedule) - 1
-        if init is not None:
-            x, start = self._noised_init(init, strength, x, requests)
+        if clean is not None:
+            x, start = self._noised(clean, strength, x)
         ancestral = sampler == "ddpm"
         jumps = self.schedule.jumps(start + 1 if ancestral else num_steps, start)
         with self.averaged_weights():
@@ -456,14 +457,14 @@ class DiffusionGenerator(Generator):
         return x0
 
     def sampling_condition(
-        self, requests: SampleRequests, rng: KeyedRNG, from_init: bool, **options: Any
+        self, requests: SampleRequests, rng: KeyedRNG, init: Tensor | None, **options: Any
     ) -> dict[str, Tensor]:
         """Return the conditions of `denoise` for sampling, each (rows,) or (rows, ...).
 
         Args:
             requests: Rows wanted.
             rng: One seed a row.
-            from_init: Whether sampling starts from given data.
+            init: Clean tensor (rows, *row_shape) that sampling starts from, or None.
             **options: Further options of ``sample``, which a subclass may take.
 
         Raises:
@@ -508,24 +509,24 @@ class DiffusionGenerator(Generator):
         signal = self.schedule.signal[t]
         return x0 + guide_scale * (1 - signal) / signal.sqrt().clamp(min=0.05) * gradient
 
-    def _noised_init(self, init: Any, strength: float, noise: Tensor, requests: SampleRequests) -> tuple[Tensor, int]:
-        """Rows of ``init``, chosen by the request's index, at the noise level where sampling then starts."""
-        if not 0 < strength <= 1:
-            raise ConfigError(f"strength must be in (0, 1], got {strength}")
-        clean, _ = self.encode(self._init_batch(init))
-        if not len(clean):
-            raise DataError("init holds no rows")
-        start = min(len(self.schedule) - 1, max(0, round(strength * len(self.schedule)) - 1))
-        clean = clean[(requests.index % len(clean)).to(clean.device)]
-        times = torch.full((len(clean),), start, device=clean.device)
-        return self.schedule.add_noise(clean, times, noise), start
-
-    def _init_batch(self, init: Any) -> Any:
+    def _init_rows(self, init: Any, requests: SampleRequests) -> Tensor:
+        """Rows of ``init``, chosen by the request's index, as clean tensors."""
         from lightning_synth.schema import collate, move
 
         data = getattr(init, "data", init)
         assert self.schema is not None
-        return move(data if isinstance(data, Mapping) else collate(data, self.schema), self.device)
+        clean, _ = self.encode(move(data if isinstance(data, Mapping) else collate(data, self.schema), self.device))
+        if not len(clean):
+            raise DataError("init holds no rows")
+        return clean[(requests.index % len(clean)).to(clean.device)]
+
+    def _noised(self, clean: Tensor, strength: float, noise: Tensor) -> tuple[Tensor, int]:
+        """Clean rows at the noise level where sampling then starts, and that level."""
+        if not 0 < strength <= 1:
+            raise ConfigError(f"strength must be in (0, 1], got {strength}")
+        start = max(0, round(strength * len(self.schedule)) - 1)
+        times = torch.full((len(clean),), start, device=clean.device)
+        return self.schedule.add_noise(clean, times, noise), start
 
 
 def _check_sampler(sampler: str, num_steps: int, eta: float) -> None:

@@ -23,13 +23,15 @@ from lightning_synth.signal import (
     squared_envelope_spectrum,
 )
 
-Kind = Literal["auto", "statistics", "texture", "vibration", "values"]
+Kind = Literal["auto", "statistics", "texture", "vibration", "values", "all"]
 STATISTICS = ("mean", "std", "slope", "roughness")
 TEXTURE = ("step", "bend", "lag1", "turns", "high_share", "entropy")
 #: Columns of `defect_lines`.
 LINES = ("BPFO", "BPFI", "2BSF")
 #: A window shorter than this holds too few shaft turns for a spectrum to be of use.
 MIN_VIBRATION_LENGTH = 256
+#: Windows of more values than this are summarised only: few-shot forests drown in them.
+MAX_VALUES = 512
 _TINY = 1e-12
 
 
@@ -274,14 +276,28 @@ def vibration_features(
     return np.concatenate(parts, 1)
 
 
+def is_vibration(schema: Mapping[str, Any]) -> bool:
+    """Say whether windows are long enough, and of known rate, to be read as vibration.
+
+    Args:
+        schema: Of windows.
+
+    Example:
+        >>> is_vibration({"sampling_rate": 12000.0, "length": 1024}), is_vibration({"length": 1024})
+        (True, False)
+    """
+    return bool(schema.get("sampling_rate")) and schema["length"] >= MIN_VIBRATION_LENGTH
+
+
 def series_features(items: Any, schema: Mapping[str, Any], kind: Kind = "auto") -> Array:
     """Features of time-series items for a simple classifier.
 
     Args:
         items: Items of the domain ``timeseries``.
         schema: Of the items; its ``sampling_rate``, ``bearing`` and ``conditions`` say what can be computed.
-        kind: ``"statistics"``, ``"texture"``, ``"vibration"``, ``"values"`` (standardised, flattened), or ``"auto"``:
-            vibration features if there is a sampling rate and at least 256 samples, else statistics.
+        kind: ``"statistics"``, ``"texture"``, ``"vibration"``, ``"values"`` (standardised, flattened), ``"all"``
+            (statistics, texture and values), or ``"auto"``: vibration features if there is a sampling rate and at least
+            256 samples; else all for windows of at most 512 values, whose shape a forest can learn; else statistics.
 
     Returns:
         (n, features).
@@ -291,7 +307,7 @@ def series_features(items: Any, schema: Mapping[str, Any], kind: Kind = "auto") 
 
     Example:
         >>> from lightning_synth.testing import tiny_series, tiny_series_schema
-        >>> series_features(tiny_series(4), tiny_series_schema()).shape
+        >>> series_features(tiny_series(4), tiny_series_schema(), "statistics").shape
         (4, 8)
     """
     from lightning_synth.items import StackedItems
@@ -299,7 +315,11 @@ def series_features(items: Any, schema: Mapping[str, Any], kind: Kind = "auto") 
 
     rate = schema.get("sampling_rate")
     if kind == "auto":
-        kind = "vibration" if rate and schema["length"] >= MIN_VIBRATION_LENGTH else "statistics"
+        short = schema["channels"] * schema["length"] <= MAX_VALUES
+        kind = "vibration" if is_vibration(schema) else "all" if short else "statistics"
+    if kind == "all":
+        parts: tuple[Kind, ...] = ("statistics", "texture", "values")
+        return np.concatenate([series_features(items, schema, part) for part in parts], 1)
     if kind == "values":
         return np.asarray(features(items, schema), dtype=np.float64)
     fields = StackedItems.from_items(items).tensors
@@ -312,7 +332,7 @@ def series_features(items: Any, schema: Mapping[str, Any], kind: Kind = "auto") 
     if kind == "texture":
         return texture_features(x)
     if kind != "vibration":
-        raise ConfigError(f"features={kind!r} is unknown: use auto, statistics, texture, vibration or values")
+        raise ConfigError(f"features={kind!r} is unknown: use auto, statistics, texture, vibration, values or all")
     if not rate:
         raise ConfigError("features='vibration' needs the sampling rate: set sampling_rate= in the DataModule")
     return vibration_features(x, rate, _speed(fields, schema), schema.get("bearing"))

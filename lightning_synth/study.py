@@ -31,7 +31,7 @@ from lightning_synth.schema import labels
 from lightning_synth.study_result import StudyResult
 
 if TYPE_CHECKING:
-    from lightning_synth.policies import Mode, Policy
+    from lightning_synth.mixing.policies import Mode, Policy
 
 DataSource = LightningDataModule | Callable[..., LightningDataModule] | Mapping[str, Any]
 #: Entries of a generator's configuration that are not its hyper-parameters.
@@ -253,7 +253,8 @@ class Study:
         path, config = self.out / "study.json", self.config()
         if path.exists() and (changed := _changed(json.loads(path.read_text()), config)):
             raise ConfigError(
-                f"{self.out} holds a study with other settings ({', '.join(changed)}); give another out folder, or delete it"
+                f"{self.out} holds a study with other settings ({', '.join(changed)}); "
+                "give another out folder, or delete it"
             )
         temporary = self.out / f".study-{os.getpid()}.tmp"
         temporary.write_text(json.dumps(config, indent=1))
@@ -402,7 +403,9 @@ class _CellRun:
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Settings that make finished arms worthless; more arms, folds, shots, draws or seeds do not."""
     named = ("generators", "downstream", "folds")
-    changed = [key for key in new if key not in (*named, "shots", "draws", "seeds", "policies") and old.get(key) != new[key]]
+    changed = [
+        key for key in new if key not in (*named, "shots", "draws", "seeds", "policies") and old.get(key) != new[key]
+    ]
     for key in named:
         changed += [f"{key}.{name}" for name, value in new[key].items() if old[key].get(name, value) != value]
     return changed

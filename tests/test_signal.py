@@ -175,7 +175,10 @@ def test_auto_features_follow_the_schema() -> None:
     from lightning_synth.items import StackedItems
 
     assert features.series_features(StackedItems(items), schema).shape == (6, 44)
-    assert features.series_features(StackedItems(items), {**schema, "sampling_rate": None}).shape == (6, 4)
+    slow = {**schema, "sampling_rate": None, "domain": "timeseries", "mean": [0.0], "std": [1.0]}
+    assert features.series_features(StackedItems(items), slow).shape == (6, 4 + 6 + 512)
+    two = StackedItems({"x": items["x"].repeat(1, 2, 1)})
+    assert features.series_features(two, {**slow, "channels": 2}).shape == (6, 2 * 4)
     with pytest.raises(ConfigError, match="sampling rate"):
         features.series_features(StackedItems(items), {**schema, "sampling_rate": None}, "vibration")
 

@@ -12,9 +12,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lightning_synth import _manifest as manifests
-from lightning_synth._files import DirectoryLock, make_writable, to_json, write_json
-from lightning_synth._shards import (
+from lightning_synth.errors import ConfigError, PoolError
+from lightning_synth.pool import manifest as manifests
+from lightning_synth.pool.files import DirectoryLock, make_writable, to_json, write_json
+from lightning_synth.pool.shards import (
     SHARD_ROWS,
     ShardWriter,
     describe_shards,
@@ -24,7 +25,6 @@ from lightning_synth._shards import (
     shard_provenance,
     to_table,
 )
-from lightning_synth.errors import ConfigError, PoolError
 from lightning_synth.requests import Samples
 
 _NONE: list[int] = []

@@ -13,9 +13,9 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_synth._files import write_json
 from lightning_synth.errors import ConfigError
 from lightning_synth.figures import item_record, sample_figure
+from lightning_synth.pool.files import write_json
 from lightning_synth.schema import Items, labels
 
 

@@ -21,9 +21,9 @@ class RandomForest:
 
     Args:
         schema: Of the items.
-        features: For time series: ``"statistics"``, ``"texture"``, ``"vibration"``, ``"values"``, or ``"auto"``
-            (vibration where there is a sampling rate and at least 256 samples, else statistics). Other domains have
-            ``"auto"`` only.
+        features: For time series: ``"statistics"``, ``"texture"``, ``"vibration"``, ``"values"``, ``"all"``
+            (statistics, texture and values), or ``"auto"`` (vibration where there is a sampling rate and at least 256
+            samples; else all for windows of at most 512 values; else statistics). Other domains have ``"auto"`` only.
         n_estimators: Trees.
         class_weight: None, or ``"balanced"``: classes count equally however many items they have. It multiplies the
             weights of the items.

@@ -11,6 +11,7 @@ import numpy as np
 
 from lightning_synth.downstream.base import scores
 from lightning_synth.downstream.random_forest import RandomForest
+from lightning_synth.features import is_vibration
 from lightning_synth.metrics.distances import seeded
 from lightning_synth.metrics.nulls import take
 from lightning_synth.metrics.privacy import payload_hashes
@@ -21,6 +22,12 @@ NAN = float("nan")
 _TREES = 100
 _KEPT = 4
 _CACHE: OrderedDict[str, RandomForest] = OrderedDict()
+
+
+def _forest(schema: Schema) -> RandomForest:
+    """The judge of labels: it should know its classes well, so it sees values besides features."""
+    series = schema["domain"] == "timeseries" and not is_vibration(schema)
+    return RandomForest(schema, "all" if series else "auto", n_estimators=_TREES)
 
 
 def classifier_of(items: Sequence[Any], schema: Schema, seed: int = 0) -> RandomForest:
@@ -41,7 +48,7 @@ def classifier_of(items: Sequence[Any], schema: Schema, seed: int = 0) -> Random
         digest.update(np.ascontiguousarray(part).tobytes())
     key = f"{digest.hexdigest()}-{seed}"
     if key not in _CACHE:
-        _CACHE[key] = RandomForest(schema, n_estimators=_TREES).fit(items, seed=seed)
+        _CACHE[key] = _forest(schema).fit(items, seed=seed)
     _CACHE.move_to_end(key)
     while len(_CACHE) > _KEPT:
         _CACHE.popitem(last=False)
@@ -110,7 +117,7 @@ def train_on_synthetic(
         if len(np.unique(y[index])) < 2:
             result[name] = NAN
             continue
-        forest = RandomForest(schema, n_estimators=_TREES).fit(take(items, index), seed=seed)
+        forest = _forest(schema).fit(take(items, index), seed=seed)
         result[name] = scores(found[1], forest.predict(real_test), int(schema["num_classes"]))["macro_f1"]  # type: ignore[arg-type]
     return {**result, "tstr_gap": result["tstr"] - result["trtr"]}
 

@@ -330,7 +330,9 @@ class BearingSimulator(WindowResampler):
         parts = [self.impacts(kind[i], shaft[i], rng[i]) for i in torch.arange(len(rng)).split(_CHUNK)]
         impacts = torch.cat([*parts, x.new_zeros((0, x.shape[-1]))])[:, None]
         power = (x - x.mean(-1, keepdim=True)).square().mean(-1, keepdim=True)
-        impacts = impacts * (power * self._snr(x.shape[1], rng) / impacts.square().mean(-1, keepdim=True)).sqrt()
+        # A window shorter than the time between impacts may hold none.
+        heard = impacts.square().mean(-1, keepdim=True).clamp(min=1e-20)
+        impacts = impacts * (power * self._snr(x.shape[1], rng) / heard).sqrt()
         if "rpm" in batch:
             batch["rpm"] = 60 * shaft
         return batch | {"x": torch.where((kind == NORMAL)[:, None, None], x, x + impacts), "y": label}

@@ -50,16 +50,17 @@ def dominant_season(x: Tensor) -> Tensor:
         True
     """
     length = x.shape[1]
-    spectrum = torch.fft.rfft(x, dim=1)
+    # Half precision has no Fourier transform.
+    spectrum = torch.fft.rfft(x.float(), dim=1)
     # Bin 0 is the mean (the trend's business); the last bin of an even length is the Nyquist frequency.
     last = spectrum.shape[1] - 1 if length % 2 == 0 else spectrum.shape[1]
     bins = last - 1
     if bins < 1:
         return torch.zeros_like(x)
     strongest = spectrum[:, 1:last].detach().abs().topk(max(1, int(math.log(bins))), dim=1).indices + 1
-    chosen = torch.zeros(spectrum.shape, dtype=x.dtype, device=x.device).scatter_(1, strongest, 1.0)
+    chosen = torch.zeros(spectrum.shape, device=x.device).scatter_(1, strongest, 1.0)
     season: Tensor = torch.fft.irfft(spectrum * chosen, n=length, dim=1)
-    return season
+    return season.to(x.dtype)
 
 
 def sinusoidal(t: Tensor, dim: int) -> Tensor:
@@ -467,7 +468,7 @@ class DiffusionTS(DiffusionGenerator):
             observed = batch["mask"][:, None].expand(-1, self.channels, -1).clone()
             observed[:, -1] = True
             prediction, wanted = prediction * observed, wanted * observed
-        error = prediction - wanted
+        error = (prediction - wanted).float()
         in_time = error.abs().mean((1, 2))
         spectrum = torch.view_as_real(torch.fft.fft(error, dim=2, norm="forward"))
         in_frequency = spectrum.abs().sum(-1).mean((1, 2))

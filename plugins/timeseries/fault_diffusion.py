@@ -182,8 +182,9 @@ class FaultDiffusion(DiffusionTS):
     A checkpoint holds the exemplars, that is, up to ``exemplars`` real windows of each class.
 
     ``guidance_scale`` w extrapolates from normal to fault: w > 1 exaggerates the fault, 0 < w < 1 makes it incipient.
-    To refine simulated windows, ``sample(n, init=windows, strength=0.5, condition={"label": ...})``: the start is the
-    noised window, and the adapters alone (no exemplar) pull it towards the class.
+    To work on top of simulated windows, ``sample(n, init=windows, strength=0.5, condition={"label": ...})``: each
+    window is its own exemplar, and ``strength`` says how much fresh fluctuation (of normal operation, changed by the
+    adapters of the class) it gets.
 
     Args:
         stage: ``"both"``, ``"pretrain"`` (backbone only) or ``"adapt"`` (adapters only).
@@ -198,8 +199,9 @@ class FaultDiffusion(DiffusionTS):
         exemplar_dropout: Share of stage 2 in which the exemplar is hidden, so that the adapters alone know the class
             too.
         vicinity: Mean factor of the fresh fluctuation; it varies by half of itself on either side.
-        spread: Factor on the generated fluctuation around an exemplar; few shots cover a class too narrowly, so more
-            than 1 helps a classifier, 1 looks most like the shots. Also an option of ``sample``.
+        spread: Factor on the generated fluctuation around the exemplar of a class with one shot; with K shots it is 1 +
+            (spread - 1) / sqrt(K). Few shots cover a class too narrowly for a classifier; 1 looks most like the shots.
+            Also an option of ``sample``.
         blend: Standard deviation of the share of the difference of two other exemplars that is added to a row's own.
             Also an option of ``sample``.
         adapter_lr: Peak learning rate of stage 2; gates learn 10 times faster.
@@ -232,7 +234,7 @@ class FaultDiffusion(DiffusionTS):
         exemplars: int = 32,
         exemplar_dropout: float = 0.25,
         vicinity: float = 1.0,
-        spread: float = 1.5,
+        spread: float = 2.5,
         blend: float = 0.5,
         adapter_lr: float = 2e-3,
         bank_size: int = 4096,
@@ -329,22 +331,30 @@ class FaultDiffusion(DiffusionTS):
 
     # Training ------------------------------------------------------------------------------------------------------
 
-    def on_train_start(self) -> None:
-        """Keep normal windows and shots at hand, scale by the normal windows, load a pretrained backbone."""
-        super().on_train_start()
-        trainer = self.trainer
-        if self.hparams["stage"] == "both" and trainer.max_steps == -1 and trainer.max_epochs == -1:
+    def setup(self, stage: str) -> None:
+        """Before a fit: keep normal windows and shots at hand, scale by the former, load a pretrained backbone."""
+        super().setup(stage)
+        if stage != "fit":
+            return
+        if self.hparams["stage"] == "both" and self.trainer.max_steps == -1 and self.trainer.max_epochs == -1:
             raise ConfigError("FaultDiffusion divides the Trainer's budget into stages: set max_steps or max_epochs")
         self._collect()
-        if bool(self.adapting):
-            self._keep_exemplars()
-        elif self.hparams["pretrained"]:
+        if not bool(self.adapting) and self.hparams["pretrained"]:
             self._load_backbone(str(self.hparams["pretrained"]))
-        elif self._normals:
+        elif not self.is_fitted and self._normals:
             self._scale_by(self._normals)
+        # Sized before callbacks copy the module and ddp looks at its buffers; closed gates keep stage 1 free of them.
+        self._keep_exemplars()
+
+    def on_train_start(self) -> None:
+        """Move the windows at hand to the device."""
+        super().on_train_start()
+        self._normals, self._shots = (
+            {name: value.to(self.device) for name, value in rows.items()} for rows in (self._normals, self._shots)
+        )
 
     def _collect(self) -> None:
-        """Put up to ``bank_size`` normal windows and as many shots of the training split on the device."""
+        """Take up to ``bank_size`` normal windows and as many shots of the training split."""
         from lightning_synth.schema import collate, labels
 
         items, schema = self.training_items(), self.schema
@@ -357,9 +367,7 @@ class FaultDiffusion(DiffusionTS):
         for name, chosen in (("_normals", ~fault), ("_shots", fault)):
             rows = _spread(chosen.nonzero()[:, 0], limit).tolist()
             batch = collate([items[i] for i in rows], schema) if rows else {}
-            setattr(
-                self, name, {key: value.to(self.device) for key, value in batch.items() if isinstance(value, Tensor)}
-            )
+            setattr(self, name, {k: v.to(self.device) for k, v in batch.items() if isinstance(v, Tensor)})
 
     def _scale_by(self, rows: Rows) -> None:
         """Standardise by the normal windows: next to large faults, normal fluctuation would be tiny in pooled units."""
@@ -428,13 +436,12 @@ class FaultDiffusion(DiffusionTS):
         super().on_before_optimizer_step(optimizer)
 
     def _begin_adapting(self) -> None:
-        """Continue from the averaged backbone, and keep the shots."""
+        """Continue from the averaged backbone."""
         parameters = dict(self.named_parameters())
         if self.hparams["ema_decay"] > 0 and int(self.average.updates) > 0:
             self.average.commit(parameters)
         self.average.reset(parameters)
         self.adapting.fill_(True)
-        self._keep_exemplars()
 
     def _keep_exemplars(self) -> None:
         if not self._shots:
@@ -557,14 +564,16 @@ class FaultDiffusion(DiffusionTS):
         self,
         requests: SampleRequests,
         rng: KeyedRNG,
-        from_init: bool,
+        init: Tensor | None,
         spread: float | None = None,
         blend: float | None = None,
         **options: Any,
     ) -> dict[str, Tensor]:
-        """Add an exemplar of the requested class, except where given windows are refined."""
-        condition = super().sampling_condition(requests, rng, from_init, **options)
-        if from_init or "label" not in condition or not int(self.exemplars.count.sum()):
+        """Add an exemplar of the requested class, or the given window as its own exemplar."""
+        condition = super().sampling_condition(requests, rng, init, **options)
+        if init is not None:
+            return {**condition, "exemplar": init}
+        if "label" not in condition or not int(self.exemplars.count.sum()):
             return condition
         label, draw = condition["label"], rng.fork("exemplar")
         u = draw.uniform((3,), step=0)
@@ -575,7 +584,8 @@ class FaultDiffusion(DiffusionTS):
         return {
             **condition,
             "exemplar": curve + (share * few)[:, None, None] * (one - other),
-            _SPREAD: torch.where(few, factor, 1.0),
+            # A kernel around each of K shots: its excess width shrinks with K.
+            _SPREAD: torch.where(few, 1 + (factor - 1) / self.exemplars.count[label].clamp(min=1).sqrt(), 1.0),
         }
 
     def finish(self, x0: Tensor, condition: dict[str, Tensor]) -> Tensor:

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from lightning_synth import SyntheticPool
-from lightning_synth._files import write_json
-from lightning_synth._manifest import MANIFEST, new_manifest, provenance
-from lightning_synth._shards import ShardWriter, describe_shards, shard_paths, to_table
+from lightning_synth.pool.files import write_json
+from lightning_synth.pool.manifest import MANIFEST, new_manifest, provenance
+from lightning_synth.pool.shards import ShardWriter, describe_shards, shard_paths, to_table
 from lightning_synth.requests import Samples
 
 SCHEMA = {"domain": "timeseries", "channels": 1, "length": 64, "num_classes": 0, "conditions": {}}

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lightning_synth.datamodules import ItemsDataModule, MixedDataModule
 from lightning_synth.errors import CheckpointError, ConfigError
-from lightning_synth.filters import NoveltyFilter
 from lightning_synth.items import StackedItems
 from lightning_synth.mixing import Anneal, BalanceClasses
+from lightning_synth.mixing.filters import NoveltyFilter
 from lightning_synth.pool import SyntheticPool
 from lightning_synth.schema import collate
 from lightning_synth.testing import tiny_datamodule
@@ -263,7 +263,7 @@ def test_pool_from_disk_gives_the_same_batches(tmp_path):
 
 
 def test_pools_above_the_memory_limit_are_read_batch_by_batch(monkeypatch):
-    from lightning_synth import mixed_dataset
+    from lightning_synth.mixing import dataset as mixed_dataset
 
     reference = list(mixed().train_dataloader())
     monkeypatch.setattr(mixed_dataset, "MEMORY_LIMIT", 0)

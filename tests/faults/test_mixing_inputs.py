@@ -20,9 +20,9 @@ from lightning_synth.errors import (
     SchemaMismatchError,
     SyntheticInEvaluationError,
 )
-from lightning_synth.filters import ValidityFilter
 from lightning_synth.items import StackedItems
 from lightning_synth.mixing import WorkerError
+from lightning_synth.mixing.filters import ValidityFilter
 from lightning_synth.plugins.baselines import Bootstrap
 from lightning_synth.pool import SyntheticPool
 from lightning_synth.testing import tiny_datamodule

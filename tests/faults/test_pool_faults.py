@@ -17,10 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from lightning_synth import Generator, PoolWriter, SyntheticPool, _files
-from lightning_synth._files import DirectoryLock
+from lightning_synth import Generator, PoolWriter, SyntheticPool
 from lightning_synth.datamodules import RequestDataModule
 from lightning_synth.errors import PoolError
+from lightning_synth.pool import files as _files
+from lightning_synth.pool.files import DirectoryLock
 from lightning_synth.testing import tiny_schema
 
 
@@ -234,7 +235,7 @@ def test_two_writers_do_not_share_a_directory(toy, trainer_kwargs, tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from lightning_synth._files import DirectoryLock
+from lightning_synth.pool.files import DirectoryLock
 lock = DirectoryLock(Path(sys.argv[1]))
 lock.acquire()
 print("held", flush=True)
@@ -280,7 +281,7 @@ def test_locks_change_hands_without_overlap(tmp_path):
     code = """
 import sys, time
 from pathlib import Path
-from lightning_synth._files import DirectoryLock
+from lightning_synth.pool.files import DirectoryLock
 from lightning_synth.errors import PoolError
 folder, inside = Path(sys.argv[1]), Path(sys.argv[1]) / "inside"
 for _ in range(5):

@@ -1,4 +1,4 @@
-"""Do the classical arms help on real data? Gains over real data alone, with the synthetic weight capped at the real one."""
+"""Do the classical arms help on real data, over real data alone and with the synthetic weight capped at the real one?"""
 
 import numpy as np
 import pytest
@@ -28,7 +28,9 @@ def scores(data, name, asked, per_class=100, test_stride=1):
     weight = np.r_[np.ones(len(train)), np.full(len(wanted), min(1.0, len(train) / len(wanted)))]
     forest = {"n_estimators": 100, "class_weight": "balanced"}
     alone = RandomForest(data.schema, **forest).fit(train, seed=data.draw).predict(test)
-    both = RandomForest(data.schema, **forest).fit(StackedItems.cat([train, synthetic]), weight, data.draw).predict(test)
+    both = (
+        RandomForest(data.schema, **forest).fit(StackedItems.cat([train, synthetic]), weight, data.draw).predict(test)
+    )
     true = labels(test, data.schema)
     return macro_f1(true, alone), macro_f1(true, both)
 

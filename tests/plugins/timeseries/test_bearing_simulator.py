@@ -205,6 +205,11 @@ def test_missing_physics_is_named(missing):
         BearingSimulator().fit_on(items, schema_of(items, **known))
 
 
+def test_windows_shorter_than_the_time_between_impacts_are_finite():
+    x = simulator(length=8).sample(50, condition={"label": 2, "rpm": 1797.0}).data["x"]
+    assert torch.isfinite(x).all()
+
+
 def test_arguments_stand_in_for_the_schema():
     items = healthy()
     plain = describe(items, "timeseries", num_classes=3)

@@ -192,6 +192,37 @@ def test_stages_alone_and_checkpoint_round_trip(tmp_path: Path) -> None:
     assert float(only.gate.detach().abs().max()) == 0 and not bool(only.adapting)
 
 
+def test_generator_ema_callback_gets_along_with_the_exemplars() -> None:
+    from lightning_synth.callbacks import GeneratorEMA
+
+    model = FaultDiffusion(**TINY)
+    quiet_trainer(GeneratorEMA(), max_steps=12).fit(model, datamodule=module_of(faults()))
+    assert bool(torch.isfinite(model.sample(4, condition="balanced").data["x"]).all())
+
+
+def test_spread_and_blend_widen_a_class(fitted: FaultDiffusion) -> None:
+    deviation = [
+        float(fitted.sample(60, condition={"label": 1}, spread=spread, blend=blend).data["x"][:, 0].std())
+        for spread, blend in ((1.0, 0.0), (3.0, 0.0), (1.0, 2.0))
+    ]
+    assert deviation[0] < deviation[1] and deviation[0] < deviation[2]
+    with pytest.raises(TypeError, match="spreed"):
+        fitted.sample(1, spreed=2.0)
+
+
+def test_training_resumes_inside_stage_two(tmp_path: Path) -> None:
+    module = module_of(faults())
+    first = FaultDiffusion(stage_fraction=0.5, **TINY)
+    trainer = quiet_trainer(max_steps=12, max_epochs=-1)
+    trainer.fit(first, datamodule=module)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    again = FaultDiffusion(stage_fraction=0.5, **TINY)
+    quiet_trainer(max_steps=20).fit(again, datamodule=module, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+    backbone = dict(first.backbone.named_parameters())
+    assert all(torch.equal(backbone[name], p) for name, p in again.backbone.named_parameters())
+    assert not torch.equal(first.gate, again.gate)
+
+
 def test_rows_do_not_depend_on_the_batch(fitted: FaultDiffusion) -> None:
     requests = fitted.make_requests(10, "balanced", seed=2)
     together = fitted.sample(requests).data["x"]

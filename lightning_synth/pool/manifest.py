@@ -10,8 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_synth._files import sha256_file, to_json
 from lightning_synth.errors import PoolError
+from lightning_synth.pool.files import sha256_file, to_json
 
 if TYPE_CHECKING:
     from lightning_synth.generator import Generator

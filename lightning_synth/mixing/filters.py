@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lightning_synth.errors import ConfigError, DataError
-from lightning_synth.mixed_dataset import Rows
+from lightning_synth.mixing.dataset import Rows
 from lightning_synth.schema import Items, features, item_hashes, labels, validate
 
 #: Items whose features are held in memory at a time.

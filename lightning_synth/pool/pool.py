@@ -12,11 +12,14 @@ import numpy as np
 import pyarrow as pa
 from torch.utils.data import Dataset
 
-from lightning_synth import _manifest as manifests
-from lightning_synth._arrow import ArrowRows
-from lightning_synth._cache import map_rows
-from lightning_synth._files import DirectoryLock, make_writable, to_json, write_json
-from lightning_synth._shards import (
+from lightning_synth.conditions import Condition
+from lightning_synth.errors import PoolError, SchemaMismatchError
+from lightning_synth.items import StackedItems
+from lightning_synth.pool import manifest as manifests
+from lightning_synth.pool.arrow import ArrowRows
+from lightning_synth.pool.cache import map_rows
+from lightning_synth.pool.files import DirectoryLock, make_writable, to_json, write_json
+from lightning_synth.pool.shards import (
     SHARD_ROWS,
     ShardWriter,
     describe_shards,
@@ -25,9 +28,6 @@ from lightning_synth._shards import (
     shard_paths,
     to_table,
 )
-from lightning_synth.conditions import Condition
-from lightning_synth.errors import PoolError, SchemaMismatchError
-from lightning_synth.items import StackedItems
 from lightning_synth.schema import Items, Schema, get_domain, schema_diff
 from lightning_synth.schema.arrow import FIELDS_KEY, read_fields
 

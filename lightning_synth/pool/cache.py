@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lightning_synth._arrow import ArrowRows, store_bools_as_bytes
-from lightning_synth._files import sync_and_move
-from lightning_synth._shards import empty_table, open_shard, read_columns
 from lightning_synth.errors import PoolError
+from lightning_synth.pool.arrow import ArrowRows, store_bools_as_bytes
+from lightning_synth.pool.files import sync_and_move
+from lightning_synth.pool.shards import empty_table, open_shard, read_columns
 
 _VERSION = 1
 # Bytes per record batch: what building the map holds in memory at a time.

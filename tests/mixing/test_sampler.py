@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from lightning_synth.errors import ConfigError, EmptyPoolError
 from lightning_synth.mixing import Anneal, BalanceClasses, FixedRatio, MixedLoader, MixtureSampler
-from lightning_synth.policies import split_evenly
+from lightning_synth.mixing.policies import split_evenly
 
 SIZES = [(8, 1), (8, 2), (8, 3), (3, 2), (2, 2)]
 

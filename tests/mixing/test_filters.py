@@ -8,8 +8,8 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from lightning_synth.errors import ConfigError
-from lightning_synth.filters import ConfidenceFilter, NoveltyFilter, ValidityFilter, apply_filters, reject_report
 from lightning_synth.items import StackedItems
+from lightning_synth.mixing.filters import ConfidenceFilter, NoveltyFilter, ValidityFilter, apply_filters, reject_report
 from lightning_synth.schema import describe
 from lightning_synth.testing.tiny import tiny_items, tiny_schema, tiny_series, tiny_series_schema
 
@@ -169,7 +169,7 @@ def test_impossible_options(make):
 
 
 def test_filters_follow_each_other_and_large_pools_are_read_in_chunks(monkeypatch):
-    from lightning_synth import filters
+    from lightning_synth.mixing import filters
 
     monkeypatch.setattr(filters, "_CHUNK", 7)
     real = tiny_series(30)

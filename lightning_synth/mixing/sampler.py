@@ -17,32 +17,16 @@ import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from lightning_synth.errors import ConfigError, EmptyPoolError, LightningSynthError
-from lightning_synth.policies import (
-    Anneal,
+from lightning_synth.mixing.policies import (
     BalanceClasses,
     Counts,
-    FixedRatio,
     Mode,
     Policy,
     RatioPolicy,
     Sources,
     as_policy,
-    split_evenly,
 )
 from lightning_synth.requests import KeyedRNG, mix_seed
-
-__all__ = [
-    "Anneal",
-    "BalanceClasses",
-    "FixedRatio",
-    "MixedBlock",
-    "MixedLoader",
-    "MixtureSampler",
-    "Plan",
-    "Policy",
-    "WorkerError",
-    "split_evenly",
-]
 
 # Streams of random orders: 0 for the real items, 1 + group for the pool.
 _REAL = 0

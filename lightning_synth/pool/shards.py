@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lightning_synth._arrow import ITEM_PREFIX
-from lightning_synth._files import naming_file, sha256_file, sync_and_move
-from lightning_synth._manifest import METADATA_KEY
 from lightning_synth.errors import PoolError
+from lightning_synth.pool.arrow import ITEM_PREFIX
+from lightning_synth.pool.files import naming_file, sha256_file, sync_and_move
+from lightning_synth.pool.manifest import METADATA_KEY
 from lightning_synth.schema import get_domain, to_arrow
 from lightning_synth.schema.arrow import FIELDS_KEY, read_fields
 

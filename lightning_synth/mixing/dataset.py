@@ -14,7 +14,7 @@ from torch.utils.data import default_collate
 
 from lightning_synth.errors import DataError, LightningSynthError, SchemaMismatchError
 from lightning_synth.items import StackedItems
-from lightning_synth.mixing import MixedBlock
+from lightning_synth.mixing.sampler import MixedBlock
 from lightning_synth.schema import PROVENANCE, Items, get_domain, like_source
 
 #: Pools up to this size are held in memory in the form of the real items; larger ones are read batch by batch.
