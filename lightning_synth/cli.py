@@ -117,7 +117,7 @@ def evaluate_command(args: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=str | None, default=None, help="also write the numbers here")
     options = parser.instantiate_classes(parser.parse_args(list(args)))
-    evaluation = ls.evaluate(ls.SyntheticPool.open(options.pool), options.data, seed=options.seed)
+    evaluation = ls.evaluate(ls.SyntheticPool.open(options.pool), options.data, seed=options.seed, progress=True)
     print(evaluation)
     if options.json:
         Path(options.json).write_text(evaluation.to_json())

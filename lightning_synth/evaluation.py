@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from lightning_synth import schema as schemas
 from lightning_synth.errors import ConfigError, DataError, EmptyPoolError, SchemaMismatchError
@@ -102,6 +103,7 @@ def evaluate(
     floors: bool | Sequence[str] = True,
     repeats: int = 10,
     max_items: int = 1000,
+    progress: bool = False,
 ) -> Evaluation:
     """Compare synthetic items with the real ones of a DataModule, and say what the numbers mean.
 
@@ -113,10 +115,12 @@ def evaluate(
         synthetic: A `SyntheticPool`, `Samples`, or a sequence of items.
         datamodule: With `.schema`, `.train_items()`, `.test_items()`, or any LightningDataModule.
         seed: Seed of all draws; the same arguments give the same table.
-        metrics: Names of metrics ("c2st"), of groups ("common", "privacy", the domain), or `MetricSpec`s; None for all.
+        metrics: Names of metrics ("c2st"), of groups ("common", "privacy", the domain, "fast": those that train no
+            model), or `MetricSpec`s; None for all.
         floors: Whether to add the trivial generators (`GeneratorSpec.floor`), or the names of generators to add.
         repeats: Draws of the null of fast metrics; slow ones get half.
         max_items: Real and synthetic items in one comparison, at most (twice that for membership metrics).
+        progress: Show a bar over the metrics.
 
     Returns:
         Table, flags, notes.
@@ -146,7 +150,7 @@ def evaluate(
             data.add(name, floor)
     rows: list[_Row] = []
     seconds: dict[str, float] = {}
-    for spec in specs:
+    for spec in tqdm(specs, desc="evaluating", unit="metric", disable=not progress, leave=False):
         start = time.perf_counter()
         try:
             rows += _rows(spec, data, repeats, seed, max_items)
@@ -277,6 +281,7 @@ def _select(metrics: Iterable[str | MetricSpec] | None, domain: str) -> list[Met
         if importlib.util.find_spec(module) is not None:
             groups[name] = tuple(importlib.import_module(module).METRICS)
     known = [spec for group in groups.values() for spec in group]
+    groups["fast"] = tuple(spec for spec in known if spec.cost == "fast")
     if metrics is None:
         return known
     asked = [metrics] if isinstance(metrics, (str, MetricSpec)) else list(metrics)

@@ -76,6 +76,8 @@ class Study:
         ratio: Synthetic share of each mixed batch, or a mixing policy.
         pool_size: Synthetic items per generator; None takes four per training item, 200 to 2000.
         condition: Of the pool, as in `Generator.sample`.
+        classes: Labels or class names to synthesise, equally often, e.g. the faults alone; None leaves it to
+            ``condition``.
         generator_steps: Optimiser steps of each generator.
         downstream_steps: Optimiser steps of each downstream network.
         batch_size: Of downstream networks.
@@ -106,6 +108,7 @@ class Study:
         ratio: float | Policy = 0.5,
         pool_size: int | None = None,
         condition: str | Mapping[str, Any] = "balanced",
+        classes: Sequence[int | str] | None = None,
         generator_steps: int = 500,
         downstream_steps: int = 300,
         batch_size: int = 64,
@@ -119,6 +122,7 @@ class Study:
         self.draws, self.seeds = draws, seeds
         self.folds = dict(folds) if folds else {"all": {}}
         self.ratio, self.pool_size, self.condition = ratio, pool_size, condition
+        self.classes = tuple(classes) if classes else None
         self.generator_steps, self.downstream_steps, self.batch_size = generator_steps, downstream_steps, batch_size
         self.evaluation, self.accelerator = evaluation, accelerator
         self.out = Path(out) if out is not None else None
@@ -198,7 +202,7 @@ class Study:
     def config(self) -> dict[str, Any]:
         """Return the settings that determine the numbers, as plain values."""
         source = self.source if isinstance(self.source, Mapping) else {"class_path": _name_of(self.source)}
-        keys = "downstream policies shots draws seeds folds pool_size condition".split()
+        keys = "downstream policies shots draws seeds folds pool_size condition classes".split()
         keys += ["generator_steps", "downstream_steps", "batch_size"]
         plain = {
             "data": source,
@@ -367,7 +371,10 @@ class _CellRun:
         study, config = self.study, self.study.arms[arm]
         size = study.pool_size or int(np.clip(4 * len(self.data.train_items()), 200, 2000))
         options = dict(config.get("sampler", {}))
-        requests = generator.make_requests(size, study.condition, self.cell.seed)
+        condition = study.condition
+        if study.classes:
+            condition = {"label": [study.classes[i % len(study.classes)] for i in range(size)]}
+        requests = generator.make_requests(size, condition, self.cell.seed)
         if "refine" in config:
             # The same rows of the other arm: row i of this pool starts from row i of that one.
             options["init"] = _first_tensor(self._pool(config["refine"]))
@@ -393,7 +400,9 @@ class _CellRun:
             if self.study.is_baseline(arm):
                 continue
             self.bar.set_postfix_str(f"{self.cell.name} evaluating {arm}")
-            done[arm] = evaluate(pool, self.data, seed=self.cell.seed, repeats=5, max_items=400)
+            done[arm] = evaluate(
+                pool, self.data, seed=self.cell.seed, metrics=["fast", "c2st"], repeats=5, max_items=400
+            )
         return done
 
     def _all_pools(self) -> dict[str, SyntheticPool]:

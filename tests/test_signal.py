@@ -189,3 +189,14 @@ def test_signal_functions_are_chunked_without_effect(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(signal, "_CHUNK_ELEMENTS", 3000)
     parts = signal.squared_envelope_spectrum(x, FS)[1], signal.kurtosis_bands(x, FS)[1]
     assert all(np.array_equal(a, b) for a, b in zip(whole, parts, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("key", "line"),
+    [("IR_007_DE", "BPFI"), ("IR_021_DE", "BPFI"), ("ORat6_007_DE", "BPFO"), ("ORat3_021_DE", "BPFO")],
+)
+def test_real_bearings_show_their_defect_line(data_root, key: str, line: str) -> None:
+    x = np.load(data_root / "fault" / "cwru_12k_DE_load0.npz")[key]
+    windows = x[: len(x) // 1024 * 1024].reshape(-1, 1, 1024)
+    found = features.defect_lines(windows, FS, CWRU, 1797.0)[:, 0].argmax(1)
+    assert (found == features.LINES.index(line)).mean() > 0.95

@@ -59,13 +59,16 @@ class SeriesEncoder(nn.Module):
 
     mean: Tensor
     std: Tensor
+    #: Standard deviation of each embedding coordinate over training windows; 1 before training.
+    spread: Tensor
 
     def __init__(self, mean: np.ndarray, std: np.ndarray, length: int, dim: int = 32, width: int = 32) -> None:
         super().__init__()
         self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32)[:, None])
         self.register_buffer("std", torch.as_tensor(std, dtype=torch.float32)[:, None])
-        # Long windows are read at a lower rate, so that a few dilations see all of them.
-        stride = max(1, length // 256)
+        self.register_buffer("spread", torch.ones(dim, dtype=torch.float64))
+        # Long windows are read in overlapping frames: the contrast across steps is quadratic in their number.
+        stride = max(1, length // 64)
         self.project = nn.Conv1d(len(mean), width, 2 * stride - 1, stride, padding=stride - 1)
         depth = max(1, int(np.ceil(np.log2(max(length // stride, 4) / 4))))
         self.blocks = nn.Sequential(*(_Block(width, 2**level) for level in range(depth)))
@@ -159,6 +162,8 @@ def train_encoder(
             optimizer.zero_grad(set_to_none=True)
             hierarchical_contrast(a, b).backward()
             optimizer.step()
+    some = torch.randperm(len(x), generator=draw)[:1000].sort().values
+    encoder.spread.copy_(torch.as_tensor(encoder.encode(windows[some.numpy()]).std(0) + 1e-9))
     return encoder.eval().requires_grad_(False)
 
 
@@ -256,6 +261,6 @@ def context_fid(train: Any, real: Any, synthetic: Any, *, dim: int = 32, iterati
     if min(len(train), len(real), len(synthetic)) < 2:
         return NAN
     encoder = cached_encoder(train, dim=dim, iterations=iterations, seed=seed)
-    scale = encoder.encode(train).std(0) + 1e-9
+    scale = encoder.spread.numpy()
     distance = frechet_distance(encoder.encode(real) / scale, encoder.encode(synthetic) / scale)
     return 0.0 if distance < 1e-9 else distance / dim

@@ -174,7 +174,8 @@ class FaultDiffusion(DiffusionTS):
     * Exemplars. With few shots the large part of a fault is a shift of level and shape that a frozen network cannot
       express in some hundred steps. The shots, as differences from the mean normal window, are therefore kept: row by
       row one of them, A, is subtracted from the noised input and added to the prediction, x0 = A + f(x_t - sqrt(abar)
-      A), through a zero-initialised gate per channel, while f is the frozen backbone with its adapters.
+      A), where f is the frozen backbone with its adapters. Stage 2 so starts from "the shot, fluctuating as normal
+      windows do", and the adapters learn what is different from that.
     * Vicinity. A shot is one draw of difference + normal fluctuation. In training, fresh fluctuation (a normal window
       minus the normal mean, times a random factor around ``vicinity``) is added to it, so that the model learns the
       difference and not the one fluctuation it came with.
@@ -196,15 +197,13 @@ class FaultDiffusion(DiffusionTS):
         diversity_weight: Weight of that term; 0 switches it off.
         diversity_margin: Of the hinge.
         exemplars: Most shots of a class that are kept as exemplars; a larger class has its mean window; 0: none.
-        exemplar_dropout: Share of stage 2 in which the exemplar is hidden, so that the adapters alone know the class
-            too.
         vicinity: Mean factor of the fresh fluctuation; it varies by half of itself on either side.
         spread: Factor on the generated fluctuation around the exemplar of a class with one shot; with K shots it is 1 +
             (spread - 1) / sqrt(K). Few shots cover a class too narrowly for a classifier; 1 looks most like the shots.
             Also an option of ``sample``.
         blend: Standard deviation of the share of the difference of two other exemplars that is added to a row's own.
             Also an option of ``sample``.
-        adapter_lr: Peak learning rate of stage 2; gates learn 10 times faster.
+        adapter_lr: Peak learning rate of stage 2.
         bank_size: Most training windows kept in memory for stage 1 and for stage 2.
         lr: Peak learning rate of stage 1.
         **kwargs: For `DiffusionTS`.
@@ -232,7 +231,6 @@ class FaultDiffusion(DiffusionTS):
         diversity_weight: float = 0.01,
         diversity_margin: float = 1.0,
         exemplars: int = 32,
-        exemplar_dropout: float = 0.25,
         vicinity: float = 1.0,
         spread: float = 2.5,
         blend: float = 0.5,
@@ -256,7 +254,6 @@ class FaultDiffusion(DiffusionTS):
             diversity_weight=diversity_weight,
             diversity_margin=diversity_margin,
             exemplars=exemplars,
-            exemplar_dropout=exemplar_dropout,
             vicinity=vicinity,
             spread=spread,
             blend=blend,
@@ -269,7 +266,7 @@ class FaultDiffusion(DiffusionTS):
     # Networks ------------------------------------------------------------------------------------------------------
 
     def build(self, schema: dict[str, Any]) -> None:
-        """Make backbone, adapters, gates and the store of exemplars."""
+        """Make backbone, adapters and the store of exemplars."""
         self._build_backbone(schema, label=False)
         p, tokens, dim = self.hparams, self.backbone.tokens, self.backbone.dim
         window = int(p["window"] or max(7, tokens // 16 | 1))
@@ -277,8 +274,6 @@ class FaultDiffusion(DiffusionTS):
             DifferenceAdapter(dim, int(p["heads"]), tokens, window) for _ in range(int(p["decoder_layers"]))
         )
         self.fault_condition = ConditionEmbedding(schema, dim)
-        self.exemplar_embedding = nn.Parameter(torch.zeros(dim))
-        self.gate = nn.Parameter(torch.zeros(self.channels, 1))
         classes = int(schema.get("num_classes") or 0)
         self.exemplars = Exemplars(self.channels, self.length, classes)
         self.normal_class = _normal_class(schema)
@@ -297,7 +292,7 @@ class FaultDiffusion(DiffusionTS):
             plain: Tensor = self.backbone(x_t, embedding)
             return plain
         curve = condition.get("exemplar")
-        shift = torch.zeros_like(x_t) if curve is None else self.gate * curve * is_fault[:, None, None]
+        shift = torch.zeros_like(x_t) if curve is None else curve * is_fault[:, None, None]
         signal = self.schedule.signal[t][:, None, None]
         difference = self._difference(t, condition, is_fault)
         prediction: Tensor = self.backbone(x_t - signal.sqrt() * shift, embedding, difference)
@@ -309,7 +304,7 @@ class FaultDiffusion(DiffusionTS):
     def _is_fault(self, condition: Mapping[str, Tensor], rows: int) -> Tensor:
         """Rows for which the difference is switched on, bool (rows,)."""
         label, keep = condition.get("label"), condition.get(KEEP)
-        on = torch.ones(rows, dtype=torch.bool, device=self.gate.device)
+        on = torch.ones(rows, dtype=torch.bool, device=self.device)
         if label is not None and self.normal_class is not None:
             on = label != self.normal_class
         return on if keep is None else on & keep
@@ -317,9 +312,6 @@ class FaultDiffusion(DiffusionTS):
     def _difference(self, t: Tensor, condition: Mapping[str, Tensor], is_fault: Tensor) -> Difference:
         """Adapters with accumulation: layer k sees the backbone's tokens plus all earlier adapter outputs."""
         embedding = sinusoidal(t, self.backbone.dim) + self.fault_condition(condition, len(t))
-        if "exemplar" in condition:
-            given = condition["exemplar"].flatten(1).any(1)
-            embedding = embedding + given[:, None] * self.exemplar_embedding
         outputs: list[Tensor] = []
 
         def layer(i: int, tokens: Tensor) -> Tensor:
@@ -343,7 +335,7 @@ class FaultDiffusion(DiffusionTS):
             self._load_backbone(str(self.hparams["pretrained"]))
         elif not self.is_fitted and self._normals:
             self._scale_by(self._normals)
-        # Sized before callbacks copy the module and ddp looks at its buffers; closed gates keep stage 1 free of them.
+        # Sized before callbacks copy the module and ddp looks at its buffers; stage 1 does not use them.
         self._keep_exemplars()
 
     def on_train_start(self) -> None:
@@ -526,25 +518,21 @@ class FaultDiffusion(DiffusionTS):
         return fresh * scale[:, None, None]
 
     def _exemplar_of(self, condition: Rows, rng: KeyedRNG, curve: Tensor | None = None) -> Rows:
-        """Exemplar of each row: curve number ``curve``, hidden at random (training), else any of the row's class."""
+        """Exemplar of each row: curve number ``curve``, else any of the row's class."""
         if "label" not in condition or not int(self.exemplars.count.sum()):
             return {}
+        if curve is not None:
+            return {"exemplar": self.exemplars.curves[curve]}
         label = condition["label"]
         u = rng.fork("exemplar").uniform((len(label),)).to(label.device)
-        if curve is None:
-            return {"exemplar": self.exemplars.pick(label, u)}
-        shown = u >= float(self.hparams["exemplar_dropout"])
-        return {"exemplar": self.exemplars.curves[curve * shown]}
+        return {"exemplar": self.exemplars.pick(label, u)}
 
     def configure_optimizers(self) -> Any:
-        """Adam with one warm-up and cosine per stage; the gates, one number a channel, learn 10 times faster."""
-        p, gates = self.hparams, {id(self.gate)}
-        backbone = self._frozen(adapting=True)
-        adapters = [q for q in self._frozen(adapting=False) if id(q) not in gates]
+        """Adam with one warm-up and cosine per stage."""
+        p = self.hparams
         groups = [
-            {"params": backbone, "lr": float(p["lr"])},
-            {"params": adapters, "lr": float(p["adapter_lr"])},
-            {"params": [self.gate], "lr": 10 * float(p["adapter_lr"])},
+            {"params": self._frozen(adapting=True), "lr": float(p["lr"])},
+            {"params": self._frozen(adapting=False), "lr": float(p["adapter_lr"])},
         ]
         optimizer = torch.optim.Adam(groups, betas=(0.9, 0.96))
         split = float(p["stage_fraction"]) if p["stage"] == "both" and not p["pretrained"] else 0.0
@@ -555,7 +543,7 @@ class FaultDiffusion(DiffusionTS):
         def second(_: int) -> float:
             return warm_cosine(max(0.0, self.progress - split) / (1 - split))
 
-        scheduler = LambdaLR(optimizer, [first, second, second])
+        scheduler = LambdaLR(optimizer, [first, second])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     # Sampling ------------------------------------------------------------------------------------------------------
@@ -592,7 +580,7 @@ class FaultDiffusion(DiffusionTS):
         """Widen the fluctuation around the exemplar."""
         if _SPREAD not in condition:
             return x0
-        centre = self.gate * condition["exemplar"]
+        centre = condition["exemplar"]
         wide = centre + condition[_SPREAD][:, None, None] * (x0 - centre)
         return torch.cat([wide[:, :-1], x0[:, -1:]], dim=1) if self.ragged else wide
 

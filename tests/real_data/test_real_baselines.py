@@ -1,4 +1,4 @@
-"""Do the classical arms help on real data, over real data alone and with the synthetic weight capped at the real one?"""
+"""Do the classical arms help on real data, over real data alone, with the synthetic weight capped at the real one?"""
 
 import numpy as np
 import pytest

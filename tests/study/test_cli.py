@@ -8,6 +8,12 @@ import lightning_synth as ls
 from lightning_synth.cli import main
 
 
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    """Lightning saves the configuration of a run into the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
 def test_list_and_info(capsys):
     main(["list", "--domain", "graph"])
     assert "`bootstrap`" in capsys.readouterr().out

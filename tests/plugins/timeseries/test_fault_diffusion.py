@@ -83,9 +83,14 @@ def test_stage_two_starts_as_the_backbone_bit_for_bit() -> None:
     model.exemplars.fill(torch.randn(4, 2, 24), torch.tensor([1, 1, 2, 2]), 8)
     x, t = KeyedRNG(1).normal((6, 2, 24)), torch.full((6,), 200)
     label = torch.tensor([0, 1, 2, 0, 1, 2])
+    normal = {"label": torch.zeros_like(label)}
+    assert torch.equal(model.denoise(x, t, {"label": label}), model.denoise(x, t, normal))
+    # With an exemplar A: A plus the backbone's view of what is left.
     curve = model.exemplars.pick(label, torch.zeros(6))
-    with_faults = model.denoise(x, t, {"label": label, "exemplar": curve})
-    assert torch.equal(with_faults, model.denoise(x, t, {"label": torch.zeros_like(label)}))
+    moved = x - model.schedule.signal[200].sqrt() * curve
+    assert torch.equal(
+        model.denoise(x, t, {"label": label, "exemplar": curve}), model.denoise(moved, t, normal) + curve
+    )
 
 
 @pytest.mark.parametrize("limits", [{"max_steps": 30}, {"max_epochs": 10}], ids=["steps", "epochs"])
@@ -98,10 +103,7 @@ def test_backbone_is_frozen_bit_for_bit_in_stage_two(limits: dict[str, int]) -> 
     assert all(torch.equal(watch.backbone[name], p) for name, p in model.backbone.named_parameters())
     with model.averaged_weights():
         assert all(torch.equal(watch.backbone[name], p) for name, p in model.backbone.named_parameters())
-    assert (
-        float(model.adapters[0].attention.out.weight.detach().abs().max()) > 0
-        and float(model.gate.detach().abs().max()) > 0
-    )
+    assert float(model.adapters[0].attention.out.weight.detach().abs().max()) > 0
     assert all(p.requires_grad for p in model.parameters())
 
 
@@ -189,7 +191,7 @@ def test_stages_alone_and_checkpoint_round_trip(tmp_path: Path) -> None:
     assert torch.equal(again.sample(6, condition="balanced").data["x"], sample)
     only = FaultDiffusion(stage="pretrain", **TINY)
     quiet_trainer(max_steps=5).fit(only, datamodule=module)
-    assert float(only.gate.detach().abs().max()) == 0 and not bool(only.adapting)
+    assert float(only.adapters[0].attention.out.weight.detach().abs().max()) == 0 and not bool(only.adapting)
 
 
 def test_generator_ema_callback_gets_along_with_the_exemplars() -> None:
@@ -220,7 +222,7 @@ def test_training_resumes_inside_stage_two(tmp_path: Path) -> None:
     quiet_trainer(max_steps=20).fit(again, datamodule=module, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
     backbone = dict(first.backbone.named_parameters())
     assert all(torch.equal(backbone[name], p) for name, p in again.backbone.named_parameters())
-    assert not torch.equal(first.gate, again.gate)
+    assert not torch.equal(first.adapters[0].attention.out.weight, again.adapters[0].attention.out.weight)
 
 
 def test_rows_do_not_depend_on_the_batch(fitted: FaultDiffusion) -> None:
@@ -236,7 +238,7 @@ def test_given_windows_are_refined(fitted: FaultDiffusion) -> None:
         fitted.sample(2, condition={"label": 1}, init=init, strength=strength).data["x"] for strength in (0.02, 0.6)
     )
     near, far = (float((v - init["x"])[:, 0].abs().mean()) for v in (light, half))
-    assert near < 0.6 * far
+    assert near < 0.5 and near < far < 2
 
 
 def test_guidance_scale_leads_from_normal_to_fault(fitted: FaultDiffusion) -> None:
@@ -269,7 +271,8 @@ def test_both_stages_under_plain_ddp(tmp_path: Path) -> None:
         class Compare(Callback):
             # The fit runs in forked processes, so that is where the weights can be looked at.
             def on_train_end(self, trainer, model):
-                for weight in (model.gate.detach(), model.backbone.embed.weight.detach(), model.range.high):
+                adapter, embed = model.adapters[0].attention.out.weight, model.backbone.embed.weight
+                for weight in (adapter.detach(), embed.detach(), model.range.high):
                     both = [torch.zeros_like(weight) for _ in range(2)]
                     torch.distributed.all_gather(both, weight.contiguous())
                     assert torch.equal(both[0], both[1]) and float(weight.abs().max()) > 0
