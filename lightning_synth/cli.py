@@ -115,9 +115,14 @@ def evaluate_command(args: Sequence[str]) -> None:
     parser.add_argument("pool", help="folder of the pool")
     parser.add_subclass_arguments(LightningDataModule, "data", required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--metrics", type=list[str] | None, default=None, help="names or groups, e.g. [fast]; all if absent"
+    )
     parser.add_argument("--json", type=str | None, default=None, help="also write the numbers here")
     options = parser.instantiate_classes(parser.parse_args(list(args)))
-    evaluation = ls.evaluate(ls.SyntheticPool.open(options.pool), options.data, seed=options.seed, progress=True)
+    evaluation = ls.evaluate(
+        ls.SyntheticPool.open(options.pool), options.data, seed=options.seed, metrics=options.metrics, progress=True
+    )
     print(evaluation)
     if options.json:
         Path(options.json).write_text(evaluation.to_json())

@@ -118,7 +118,7 @@ def evaluate(
         metrics: Names of metrics ("c2st"), of groups ("common", "privacy", the domain, "fast": those that train no
             model), or `MetricSpec`s; None for all.
         floors: Whether to add the trivial generators (`GeneratorSpec.floor`), or the names of generators to add.
-        repeats: Draws of the null of fast metrics; slow ones get half.
+        repeats: Draws of the null of fast metrics; slow ones get a third.
         max_items: Real and synthetic items in one comparison, at most (twice that for membership metrics).
         progress: Show a bar over the metrics.
 
@@ -349,7 +349,7 @@ def _floor_items(name: str, train: Any, schema: Schema, n: int, seed: int, notes
 def _rows(spec: MetricSpec, data: _Samples, repeats: int, seed: int, max_items: int) -> list[_Row]:
     """The rows of one metric, with null and floors."""
     train, test, columns = data.inputs(spec.inputs)
-    draws = repeats if spec.cost == "fast" else max(2, repeats // 2)
+    draws = repeats if spec.cost == "fast" else max(2, repeats // 3)
     counts = {"null": draws, **dict.fromkeys(columns, 2 if spec.cost == "fast" else 1), SYNTHETIC: draws}
     options: dict[str, Any] = {"repeats": counts, "seed": seed, "max_items": max_items}
     if spec.null == "threeway":

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 
 from lightning_synth.datamodules.mixed import MixedDataModule
@@ -377,7 +376,7 @@ class _CellRun:
         requests = generator.make_requests(size, condition, self.cell.seed)
         if "refine" in config:
             # The same rows of the other arm: row i of this pool starts from row i of that one.
-            options["init"] = _first_tensor(self._pool(config["refine"]))
+            options["init"] = list(self._pool(config["refine"]).items())
         try:
             samples = generator.sample(requests, **options)
         except LightningSynthError as error:
@@ -418,10 +417,6 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     for key in named:
         changed += [f"{key}.{name}" for name, value in new[key].items() if old[key].get(name, value) != value]
     return changed
-
-
-def _first_tensor(pool: SyntheticPool) -> torch.Tensor:
-    return torch.stack([item["x"] for item in pool.items()])
 
 
 def _name_of(source: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightning_synth.registry import GeneratorSpec
+from lightning_synth.registry import GeneratorSpec, lazy_classes
 
 if __name__ != "lightning_synth.plugins":
     raise ImportError("import lightning_synth.plugins, not plugins")
@@ -38,3 +38,5 @@ GENERATORS = (
         conditions=("label", "*"),
     ),
 )
+
+__getattr__ = lazy_classes(GENERATORS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightning_synth.registry import GeneratorSpec
+from lightning_synth.registry import GeneratorSpec, lazy_classes
 
 if __name__ != "lightning_synth.plugins.timeseries":
     raise ImportError("import lightning_synth.plugins.timeseries, not plugins.timeseries")
@@ -89,3 +89,5 @@ GENERATORS = (
         tiny={"d_model": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "num_steps": 5},
     ),
 )
+
+__getattr__ = lazy_classes(GENERATORS)

@@ -16,9 +16,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_synth.diffusion import KEEP
 from lightning_synth.errors import CheckpointError, ConfigError
+from lightning_synth.plugins.timeseries.difference import DIVERSITY, DifferenceAdapter, Exemplars, diversity_term
 from lightning_synth.plugins.timeseries.diffusion_ts import (
-    AdaLayerNorm,
-    Attention,
     ConditionEmbedding,
     Difference,
     DiffusionTS,
@@ -27,137 +26,12 @@ from lightning_synth.plugins.timeseries.diffusion_ts import (
 )
 from lightning_synth.requests import KeyedRNG, SampleRequests
 
-DIVERSITY = ("paper", "hinge", "ratio")
 STAGES = ("both", "pretrain", "adapt")
 Rows = dict[str, Tensor]
 #: Keys beside the fields of an item: the number of a shot's exemplar, and whether that is the shot itself.
 _CURVE, _ITSELF = "exemplar_number", "exemplar_is_itself"
 _SPREAD = "spread"
 _BANK_BYTES = 1 << 28
-
-
-def band(tokens: int, window: int) -> Tensor:
-    """Return the mask of sliding-window attention: True where ``|i - j| <= window // 2``, (tokens, tokens).
-
-    Example:
-        >>> band(4, 3).int()
-        tensor([[1, 1, 0, 0],
-                [1, 1, 1, 0],
-                [0, 1, 1, 1],
-                [0, 0, 1, 1]], dtype=torch.int32)
-    """
-    position = torch.arange(tokens)
-    return (position[:, None] - position).abs() <= window // 2
-
-
-def diversity_term(s1: Tensor, s2: Tensor, z1: Tensor, z2: Tensor, kind: str, margin: float = 1.0) -> Tensor:
-    """Return the diversity loss of pairs of predictions, to be ADDED to the loss with a positive weight.
-
-    ``"paper"`` is the printed formula, L = ... + weight * |s1 - s2|^2. Minimising it pulls the predictions together:
-    with that sign diversity SHRINKS, against the paper's own text. ``"hinge"`` is -min(|s1 - s2|^2, margin):
-    predictions move apart up to the margin, and no further. ``"ratio"`` is -|s1 - s2| / |z1 - z2| (mode seeking, Mao et
-    al. 2019).
-
-    Args:
-        s1: Predictions, (pairs, ...).
-        s2: Predictions from another noise, same shape.
-        z1: The noised inputs of ``s1``.
-        z2: The noised inputs of ``s2``.
-        kind: ``"paper"``, ``"hinge"`` or ``"ratio"``.
-        margin: Of the hinge, as a mean square over a window (standardised units).
-
-    Returns:
-        Scalar.
-
-    Example:
-        >>> one, zero = torch.ones(1, 2), torch.zeros(1, 2)
-        >>> [float(diversity_term(2 * one, zero, one, zero, kind)) for kind in DIVERSITY]
-        [4.0, -1.0, -2.0]
-    """
-    if kind == "ratio":
-        apart, inputs = (s1 - s2).abs().flatten(1).mean(1), (z1 - z2).abs().flatten(1).mean(1)
-        return -(apart / (inputs + 1e-3)).mean()
-    distance = (s1 - s2).square().flatten(1).mean(1)
-    return distance.mean() if kind == "paper" else -distance.clamp(max=margin).mean()
-
-
-class DifferenceAdapter(nn.Module):
-    """One layer of the positive-negative difference adapter: sliding-window attention that starts as zero.
-
-    Args:
-        dim: Features of a token.
-        heads: Attention heads.
-        tokens: Number of tokens.
-        window: Tokens that a token sees, itself in the middle.
-    """
-
-    mask: Tensor
-
-    def __init__(self, dim: int, heads: int, tokens: int, window: int) -> None:
-        super().__init__()
-        self.norm, self.attention = AdaLayerNorm(dim), Attention(dim, heads, zero_init=True)
-        self.register_buffer("mask", band(tokens, window), persistent=False)
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Map tokens (batch, tokens, dim) and an embedding (batch, dim) to a difference of the tokens' shape."""
-        h = self.norm(x, embedding)
-        out: Tensor = self.attention(h, h, self.mask)
-        return out
-
-
-class Exemplars(nn.Module):
-    """The shots of each class as differences from the mean normal window; sized when they are collected.
-
-    Args:
-        channels: Channels of a window.
-        length: Steps of a window.
-        classes: Number of classes.
-    """
-
-    curves: Tensor
-    first: Tensor
-    count: Tensor
-    itself: Tensor
-
-    def __init__(self, channels: int, length: int, classes: int) -> None:
-        super().__init__()
-        self.register_buffer("curves", torch.zeros(1, channels, length))
-        self.register_buffer("first", torch.zeros(max(1, classes), dtype=torch.int64))
-        self.register_buffer("count", torch.zeros(max(1, classes), dtype=torch.int64))
-        self.register_buffer("itself", torch.zeros(max(1, classes), dtype=torch.bool))
-
-    def fill(self, curves: Tensor, label: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-        """Keep every shot of a class with at most ``limit`` of them, the mean window of a larger class.
-
-        Args:
-            curves: (shots, channels, length), differences from normal.
-            label: int64 (shots,).
-            limit: Most exemplars of a class.
-
-        Returns:
-            For each shot the number of its curve, int64, and whether that curve is the shot itself, bool.
-        """
-        kept, number = [torch.zeros_like(curves[:1])], torch.zeros_like(label)
-        for c in label.unique().tolist():
-            rows = (label == c).nonzero()[:, 0]
-            few = len(rows) <= limit
-            own = curves[rows] if few else curves[rows].mean(0, keepdim=True)
-            self.first[c], self.count[c], self.itself[c] = sum(map(len, kept)), len(own), few
-            number[rows] = self.first[c].to(label.device) + (torch.arange(len(rows), device=label.device) if few else 0)
-            kept.append(own)
-        self.curves = torch.cat(kept).to(self.curves)
-        return number, self.itself.to(label.device)[label]
-
-    def pick(self, label: Tensor, u: Tensor) -> Tensor:
-        """Return one curve a row, (rows, channels, length), by ``u`` in [0, 1); zero for classes without shots."""
-        number = self.first[label] + (u * self.count[label]).long().clamp(max=(self.count[label] - 1).clamp(min=0))
-        return self.curves[torch.where(self.count[label] > 0, number, 0)]
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        saved = state_dict.get(prefix + "curves")
-        if saved is not None and saved.shape[1:] == self.curves.shape[1:]:
-            self.curves = saved.new_zeros(saved.shape).to(self.curves.device)
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class FaultDiffusion(DiffusionTS):
@@ -199,8 +73,8 @@ class FaultDiffusion(DiffusionTS):
         exemplars: Most shots of a class that are kept as exemplars; a larger class has its mean window; 0: none.
         vicinity: Mean factor of the fresh fluctuation; it varies by half of itself on either side.
         spread: Factor on the generated fluctuation around the exemplar of a class with one shot; with K shots it is 1 +
-            (spread - 1) / sqrt(K). Few shots cover a class too narrowly for a classifier; 1 looks most like the shots.
-            Also an option of ``sample``.
+            (spread - 1) / K^(1/4). Few shots cover a class too narrowly for a classifier, so the default widens; 1
+            looks most like the shots. Also an option of ``sample``.
         blend: Standard deviation of the share of the difference of two other exemplars that is added to a row's own.
             Also an option of ``sample``.
         adapter_lr: Peak learning rate of stage 2.
@@ -232,7 +106,7 @@ class FaultDiffusion(DiffusionTS):
         diversity_margin: float = 1.0,
         exemplars: int = 32,
         vicinity: float = 1.0,
-        spread: float = 2.5,
+        spread: float = 3.0,
         blend: float = 0.5,
         adapter_lr: float = 2e-3,
         bank_size: int = 4096,
@@ -443,8 +317,12 @@ class FaultDiffusion(DiffusionTS):
         number = torch.zeros(rows, dtype=torch.int64, device=z.device)
         itself = torch.ones_like(number).bool()
         if int(self.hparams["exemplars"]):
-            number, itself = self.exemplars.fill(z, self._shots["y"], int(self.hparams["exemplars"]))
+            number, itself = self.exemplars.fill(self._values(z), self._shots["y"], int(self.hparams["exemplars"]))
         self._shots = {**self._shots, _CURVE: number, _ITSELF: itself}
+
+    def _values(self, z: Tensor) -> Tensor:
+        """Windows with the mask channel of ragged ones set to 0: masks are neither added nor subtracted."""
+        return torch.cat([z[:, :-1], torch.zeros_like(z[:, -1:])], dim=1) if self.ragged else z
 
     def _pretrain_losses(self, batch: Rows, rng: KeyedRNG) -> dict[str, Tensor]:
         """Denoise the normal rows of the batch, filled up with others to its size."""
@@ -500,8 +378,7 @@ class FaultDiffusion(DiffusionTS):
         fault = batch["y"] != self.normal_class if "y" in batch and self.normal_class is not None else None
         if fault is not None and bool(fault.any()):
             return _taken(batch, fault)
-        # Nothing is marked as a fault: adapt to everything, as unlabelled rows (a normal label would switch adapters
-        # off).
+        # No faults: adapt to everything, as unlabelled rows (a normal label would switch the adapters off).
         return {name: value for name, value in batch.items() if name != "y"}
 
     def _fluctuation(self, rows: Rows, z: Tensor, rng: KeyedRNG) -> Tensor:
@@ -511,9 +388,7 @@ class FaultDiffusion(DiffusionTS):
             return torch.zeros_like(z)
         draw, n = rng.fork("vicinity"), len(z)
         index = draw.integers(len(self._normals["x"]), (n,)).to(self.device)
-        fresh = self.standardise(_taken(self._normals, index))
-        if self.ragged:
-            fresh[:, -1] = 0
+        fresh = self._values(self.standardise(_taken(self._normals, index)))
         scale = amount * (0.5 + draw.uniform((n,))).to(self.device) * rows[_ITSELF]
         return fresh * scale[:, None, None]
 
@@ -560,7 +435,7 @@ class FaultDiffusion(DiffusionTS):
         """Add an exemplar of the requested class, or the given window as its own exemplar."""
         condition = super().sampling_condition(requests, rng, init, **options)
         if init is not None:
-            return {**condition, "exemplar": init}
+            return {**condition, "exemplar": self._values(init)}
         if "label" not in condition or not int(self.exemplars.count.sum()):
             return condition
         label, draw = condition["label"], rng.fork("exemplar")
@@ -572,8 +447,8 @@ class FaultDiffusion(DiffusionTS):
         return {
             **condition,
             "exemplar": curve + (share * few)[:, None, None] * (one - other),
-            # A kernel around each of K shots: its excess width shrinks with K.
-            _SPREAD: torch.where(few, 1 + (factor - 1) / self.exemplars.count[label].clamp(min=1).sqrt(), 1.0),
+            # A kernel around each of K shots: its excess width shrinks with K, slowly as in many dimensions.
+            _SPREAD: torch.where(few, 1 + (factor - 1) * self.exemplars.count[label].clamp(min=1) ** -0.25, 1.0),
         }
 
     def finish(self, x0: Tensor, condition: dict[str, Tensor]) -> Tensor:

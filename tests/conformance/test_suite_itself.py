@@ -109,12 +109,6 @@ class NotFinite(Good):
         return {"x": torch.where(requests.index[:, None, None] == 2, torch.nan, x)}
 
 
-class CarriesGraph(Good):
-    def sample_batch(self, requests: Any, rng: KeyedRNG) -> Any:
-        with torch.enable_grad():
-            return super().sample_batch(requests, rng)
-
-
 class UnplainHyperparameter(Good):
     def build(self, schema: dict[str, Any]) -> None:
         super().build(schema)
@@ -233,7 +227,6 @@ BAD: list[tuple[type[Generator], set[str]]] = [
     (ClimbsTheLoss, {"check_loss"}),
     (WrongDtype, {"check_items_are_valid"}),
     (NotFinite, {"check_items_are_valid"}),
-    (CarriesGraph, {"check_items_are_valid"}),
     (UnplainHyperparameter, {"check_hparams_are_plain", "check_checkpoint_round_trip"}),
     (SwallowsArguments, {"check_unknown_argument"}),
     (SeedsGlobally, {"check_constructor_is_pure"}),

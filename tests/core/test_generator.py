@@ -174,6 +174,17 @@ def test_counts_options_and_modes():
         toy.sample(-1)
 
 
+def test_samples_are_cut_off_the_computation():
+    class Graph(Toy):
+        def sample_batch(self, requests, rng):
+            with torch.enable_grad():
+                return super().sample_batch(requests, rng)
+
+    toy = Graph(schema=tiny_datamodule("timeseries").schema)
+    toy.is_fitted = True
+    assert not toy.sample(3).data["x"].requires_grad
+
+
 def test_requests_made_elsewhere_get_their_conditions():
     toy = Toy(schema=tiny_datamodule("timeseries").schema)
     toy.is_fitted = True

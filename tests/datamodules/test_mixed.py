@@ -402,7 +402,7 @@ def test_nested_under_the_command_line(tmp_path):
         "real": {"class_path": f"{package}.datamodules.ArrayDataModule", "init_args": arrays},
         "pool": {"a": str(pool)},
         "ratio": {"class_path": f"{package}.mixing.Anneal", "init_args": {"start": 0.5, "end": 0.0, "epochs": 3}},
-        "filters": [{"class_path": f"{package}.filters.NoveltyFilter", "init_args": {"quantile": 0.0}}],
+        "filters": [{"class_path": f"{package}.mixing.NoveltyFilter", "init_args": {"quantile": 0.0}}],
         "batch_size": 8,
         "allow_empty": True,
     }

@@ -215,11 +215,12 @@ def test_refining_starts_from_the_same_rows_of_the_other_arm(monkeypatch):
 
     def sample(self, requests, rng, *, init=None, **options):
         inits.append(init)
-        return {"x": init if init is not None else self.bank.batch["x"][rng.integers(len(self.bank))]}
+        rows = None if init is None else torch.stack([item["x"] for item in init])
+        return {"x": self.bank.batch["x"][rng.integers(len(self.bank))] if rows is None else rows}
 
     monkeypatch.setattr(Jitter, "sample_batch", sample)
     study = _study(
         generators={"refined": {"name": "jitter", "refine": "bootstrap"}}, draws=1, policies=["real", "mixed"]
     )
     study.run(progress=False)
-    assert any(init is not None and init.shape == (40, 1, 32) for init in inits)
+    assert any(init is not None and len(init) == 40 for init in inits)

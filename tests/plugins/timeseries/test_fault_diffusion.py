@@ -16,13 +16,9 @@ from torch import Tensor
 from lightning_synth.datamodules.base import ItemsDataModule
 from lightning_synth.errors import CheckpointError, ConfigError
 from lightning_synth.items import StackedItems
+from lightning_synth.plugins.timeseries.difference import DIVERSITY, DifferenceAdapter, diversity_term
 from lightning_synth.plugins.timeseries.diffusion_ts import DiffusionTS
-from lightning_synth.plugins.timeseries.fault_diffusion import (
-    DIVERSITY,
-    DifferenceAdapter,
-    FaultDiffusion,
-    diversity_term,
-)
+from lightning_synth.plugins.timeseries.fault_diffusion import FaultDiffusion
 from lightning_synth.requests import KeyedRNG
 from lightning_synth.schema import describe
 from lightning_synth.testing.case import quiet_trainer
@@ -143,6 +139,17 @@ def test_missing_classes_are_no_trouble(case: str) -> None:
     quiet_trainer(max_steps=10).fit(model, datamodule=module)
     assert not torch.equal(before, model.adapters[0].attention.out.weight)
     assert bool(torch.isfinite(model.sample(4).data["x"]).all())
+
+
+def test_ragged_windows_keep_their_masks_apart_from_the_exemplars() -> None:
+    tensors = dict(faults().tensors)
+    tensors["mask"] = torch.arange(24).expand(len(tensors["x"]), -1) < 18
+    tensors["x"] = tensors["x"] * tensors["mask"][:, None]
+    model = FaultDiffusion(**TINY)
+    quiet_trainer(max_steps=30).fit(model, datamodule=module_of(StackedItems(tensors)))
+    out = model.sample(6, condition={"label": 1}).data
+    assert float(model.exemplars.curves[:, -1].abs().max()) == 0
+    assert bool(out["mask"].any(1).all()) and bool((out["x"][~out["mask"][:, None].expand(-1, 2, -1)] == 0).all())
 
 
 def test_printed_sign_shrinks_and_hinge_grows_the_distance_of_two_samples() -> None:
