@@ -42,7 +42,7 @@ def write_report(result: StudyResult, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     figures = {"gains": gain_figure(result)}
     if "schema" in result.examples:
-        drawn = sample_figure(result.examples)
+        drawn = class_figure(result.examples)
         if drawn is not None:
             figures["samples"] = drawn
     images = {name: _save(figure, folder / f"{name}.png") for name, figure in figures.items()}
@@ -94,7 +94,7 @@ def gain_figure(result: StudyResult) -> Figure:
     return figure
 
 
-def sample_figure(examples: Mapping[str, Any], max_classes: int = 5, per_class: int = 3) -> Figure | None:
+def class_figure(examples: Mapping[str, Any], max_classes: int = 5, per_class: int = 3) -> Figure | None:
     """Draw real items and samples of each arm side by side, a row per class.
 
     Args:
