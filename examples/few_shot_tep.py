@@ -1,8 +1,8 @@
 """Few-shot Tennessee Eastman with K windows of every class, the normal class too, in the classifier.
 
 The generators see the K shots of each fault and all normal training windows; the classifier sees K windows of each of
-14 classes, alone and with 20 synthetic windows a class whose total weight equals that of the real ones. Scores are macro
-F1 on the test runs from fault onset.
+14 classes, alone and with 20 synthetic windows a class whose total weight equals that of the real ones. Scores are
+macro F1 on the test runs from fault onset.
 
     python examples/few_shot_tep.py ../shared/data/fault/tep.npz --shots 1 3 5 --draws 5
 """
