@@ -25,7 +25,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 install: $(VENV)/.installed
 
 demo: install
-	$(BIN)/lightning-synth study -c examples/configs/study/demo.yaml
+	OMP_NUM_THREADS=2 $(BIN)/lightning-synth study -c examples/configs/study/demo.yaml
 
 lint: install
 	$(BIN)/ruff check .
