@@ -27,6 +27,7 @@ from lightning_synth.plugins.timeseries.diffusion_ts import (
 from lightning_synth.requests import KeyedRNG, SampleRequests
 
 STAGES = ("both", "pretrain", "adapt")
+TUNE = ("adapters", "all")
 Rows = dict[str, Tensor]
 #: Keys beside the fields of an item: the number of a shot's exemplar, and whether that is the shot itself.
 _CURVE, _ITSELF = "exemplar_number", "exemplar_is_itself"
@@ -57,6 +58,10 @@ class FaultDiffusion(DiffusionTS):
     A checkpoint holds the exemplars, that is, up to ``exemplars`` real windows of each class.
 
     ``guidance_scale`` w extrapolates from normal to fault: w > 1 exaggerates the fault, 0 < w < 1 makes it incipient.
+    ``tune="all"`` frees the backbone in stage 2 too. With ``exemplars=0, vicinity=0, diversity_weight=0, spread=1,
+    blend=0`` that is the ordinary way of transfer, which the paper compares with: Diffusion-TS trained on normal windows
+    and then fine-tuned on the shots; the adapters only tell it the class.
+
     To work on top of simulated windows, ``sample(n, init=windows, strength=0.5, condition={"label": ...})``: each
     window is its own exemplar, and ``strength`` says how much fresh fluctuation (of normal operation, changed by the
     adapters of the class) it gets.
@@ -64,6 +69,7 @@ class FaultDiffusion(DiffusionTS):
     Args:
         stage: ``"both"``, ``"pretrain"`` (backbone only) or ``"adapt"`` (adapters only).
         stage_fraction: Share of the Trainer's budget that stage 1 gets.
+        tune: What stage 2 trains: ``"adapters"`` (the paper's), or ``"all"`` weights.
         pretrained: Checkpoint of a `DiffusionTS` or `FaultDiffusion` of the same sizes, whose backbone and scaling
             replace stage 1.
         window: Tokens seen by the adapters' attention; None: 7, and a sixteenth of the tokens where that is more.
@@ -99,6 +105,7 @@ class FaultDiffusion(DiffusionTS):
         *,
         stage: str = "both",
         stage_fraction: float = 0.6,
+        tune: str = "adapters",
         pretrained: str | None = None,
         window: int | None = None,
         diversity: str = "hinge",
@@ -113,8 +120,9 @@ class FaultDiffusion(DiffusionTS):
         lr: float = 2e-3,
         **kwargs: Any,
     ) -> None:
-        if stage not in STAGES or diversity not in DIVERSITY:
-            raise ConfigError(f"stage {stage!r} must be one of {STAGES}, diversity {diversity!r} one of {DIVERSITY}")
+        for name, value, known in (("stage", stage, STAGES), ("diversity", diversity, DIVERSITY), ("tune", tune, TUNE)):
+            if value not in known:
+                raise ConfigError(f"{name}={value!r} must be one of {known}")
         if not 0 < stage_fraction < 1:
             raise ConfigError(
                 f"stage_fraction must be inside (0, 1), got {stage_fraction}; use stage= for one stage alone"
@@ -122,6 +130,7 @@ class FaultDiffusion(DiffusionTS):
         super().__init__(
             stage=stage,
             stage_fraction=stage_fraction,
+            tune=tune,
             pretrained=pretrained,
             window=window,
             diversity=diversity,
@@ -286,14 +295,20 @@ class FaultDiffusion(DiffusionTS):
             losses = self._adapter_losses(batch, rng) if adapting else self._pretrain_losses(batch, rng)
         if self._trainer is not None and self.trainer.world_size > 1:
             # Plain ddp waits for a gradient of every parameter; `on_before_optimizer_step` drops these again.
-            losses["loss"] = losses["loss"] + 0.0 * torch.stack([p.flatten()[0] for p in resting]).sum()
+            losses["loss"] = losses["loss"] + 0.0 * sum(p.flatten()[0] for p in resting)
         return losses
 
     def _frozen(self, adapting: bool) -> list[nn.Parameter]:
-        """Parameters that rest in a stage: the backbone in stage 2, everything else in stage 1."""
+        """Parameters that rest in a stage: the backbone in stage 2 (unless all are tuned), the others in stage 1."""
+        backbone, others = self._backbone_and_others()
+        if not adapting:
+            return others
+        return backbone if self.hparams["tune"] == "adapters" else []
+
+    def _backbone_and_others(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         backbone = [*self.backbone.parameters(), *self.condition.parameters()]
         known = {id(p) for p in backbone}
-        return backbone if adapting else [p for p in self.parameters() if id(p) not in known]
+        return backbone, [p for p in self.parameters() if id(p) not in known]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Drop the gradients of resting parameters: with none at all, neither Adam's momentum nor decay moves them."""
@@ -405,14 +420,14 @@ class FaultDiffusion(DiffusionTS):
     def configure_optimizers(self) -> Any:
         """Adam with one warm-up and cosine per stage."""
         p = self.hparams
-        groups = [
-            {"params": self._frozen(adapting=True), "lr": float(p["lr"])},
-            {"params": self._frozen(adapting=False), "lr": float(p["adapter_lr"])},
-        ]
+        backbone, others = self._backbone_and_others()
+        groups = [{"params": backbone, "lr": float(p["lr"])}, {"params": others, "lr": float(p["adapter_lr"])}]
         optimizer = torch.optim.Adam(groups, betas=(0.9, 0.96))
         split = float(p["stage_fraction"]) if p["stage"] == "both" and not p["pretrained"] else 0.0
 
         def first(_: int) -> float:
+            if split and self.progress >= split and p["tune"] == "all":
+                return second(_)
             return warm_cosine(min(1.0, self.progress / split) if split else self.progress)
 
         def second(_: int) -> float:

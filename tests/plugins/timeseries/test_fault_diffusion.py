@@ -103,6 +103,21 @@ def test_backbone_is_frozen_bit_for_bit_in_stage_two(limits: dict[str, int]) -> 
     assert all(p.requires_grad for p in model.parameters())
 
 
+def test_all_weights_are_tuned_at_a_fresh_learning_rate() -> None:
+    watch, model = Watch(), FaultDiffusion(**TINY, tune="all", exemplars=0, vicinity=0.0, diversity_weight=0.0)
+    rates: list[float] = []
+
+    class Rates(Callback):
+        def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    quiet_trainer(watch, Rates(), max_steps=60).fit(model, datamodule=module_of(faults()))
+    moved = [name for name, p in model.backbone.named_parameters() if not torch.equal(watch.backbone[name], p)]
+    assert len(moved) == len(watch.backbone)
+    # Down to almost nothing at the end of stage 1, then up again.
+    assert min(rates[30:40]) < 0.1 * model.hparams.lr < 0.5 * max(rates[40:])
+
+
 def test_shots_are_learned_and_normal_windows_kept(fitted: FaultDiffusion) -> None:
     x = fitted.sample(90, condition="balanced").data
     normal, shift, ramp = (x["x"][x["y"] == c] for c in range(3))
