@@ -10,32 +10,38 @@ if __name__ != "lightning_synth.datamodules":
 
 _EXPORTS = {
     "ArrayDataModule": "timeseries",
+    "AugmentedDataModule": "augmented",
     "BearingDataModule": "bearings",
     "EpochSampler": "base",
     "ItemsDataModule": "base",
     "MixedDataModule": "mixed",
     "RequestDataModule": "requests",
+    "SeriesDataModule": "series",
     "Splits": "base",
     "TEPDataModule": "tep",
     "UEADataModule": "timeseries",
 }
 __all__ = [
     "ArrayDataModule",
+    "AugmentedDataModule",
     "BearingDataModule",
     "EpochSampler",
     "ItemsDataModule",
     "MixedDataModule",
     "RequestDataModule",
+    "SeriesDataModule",
     "Splits",
     "TEPDataModule",
     "UEADataModule",
 ]
 
 if TYPE_CHECKING:
+    from lightning_synth.datamodules.augmented import AugmentedDataModule
     from lightning_synth.datamodules.base import EpochSampler, ItemsDataModule, Splits
     from lightning_synth.datamodules.bearings import BearingDataModule
     from lightning_synth.datamodules.mixed import MixedDataModule
     from lightning_synth.datamodules.requests import RequestDataModule
+    from lightning_synth.datamodules.series import SeriesDataModule
     from lightning_synth.datamodules.tep import TEPDataModule
     from lightning_synth.datamodules.timeseries import ArrayDataModule, UEADataModule
 

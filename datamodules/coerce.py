@@ -208,17 +208,28 @@ def _warn_odd(series: Series, name: str) -> None:
             stacklevel=4,
         )
     seen = series.x if series.mask is None else np.where(series.mask[:, None], series.x, series.x[:, :, :1])
-    constant = np.flatnonzero(seen.min((0, 2)) == seen.max((0, 2)))
-    if len(constant):
+    warn_values(seen.min((0, 2)), seen.max((0, 2)), name)
+
+
+def warn_values(low: np.ndarray, high: np.ndarray, name: str, channel_names: Sequence[str] | None = None) -> None:
+    """Warn of constant channels and of huge values.
+
+    Args:
+        low: Least value of each channel.
+        high: Largest value of each channel.
+        name: For messages.
+        channel_names: For messages; None: the channels' numbers.
+    """
+    names: Sequence[Any] = range(len(low)) if channel_names is None else channel_names
+    constant = [names[i] for i in np.flatnonzero(low == high).tolist()]
+    if constant:
+        warnings.warn(f"{name}: channel {constant} is constant; it is kept, and its scale set to 1", stacklevel=5)
+    large = [names[i] for i in np.flatnonzero(np.maximum(np.abs(low), np.abs(high)) > _HUGE).tolist()]
+    if large:
         warnings.warn(
-            f"{name}: channel {constant.tolist()} is constant; it is kept, and its scale set to 1", stacklevel=4
-        )
-    large = np.flatnonzero(np.abs(series.x).max((0, 2)) > _HUGE)
-    if len(large):
-        warnings.warn(
-            f"{name}: channel {large.tolist()} has magnitudes above {_HUGE:g}; its mean and scale follow the extremes, "
+            f"{name}: channel {large} has magnitudes above {_HUGE:g}; its mean and scale follow the extremes, "
             "check for corrupt values or rescale it",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
@@ -342,16 +353,16 @@ def regular_time(x: np.ndarray, timestamps: Any, name: str, irregular: str = "re
         timestamps: (length,) for all or (series, length): numbers in seconds, or datetime64.
         name: For messages.
         irregular: What to do where a step differs from the median by over 1 %: ``resample`` (linear, same length,
-            between the first and last time; warns) or ``error``.
+            between the first and last time; warns), ``error`` or ``ignore`` (steps count as even: trading days).
 
     Returns:
-        The series, and the median step in seconds.
+        The series, and its step in seconds (where steps differ, their median).
 
     Raises:
         DataError: Duplicate, decreasing or missing timestamps; uneven ones with ``irregular="error"``.
     """
-    if irregular not in ("resample", "error"):
-        raise ConfigError(f"irregular must be 'resample' or 'error', got {irregular!r}")
+    if irregular not in ("resample", "error", "ignore"):
+        raise ConfigError(f"irregular must be 'resample', 'error' or 'ignore', got {irregular!r}")
     time = np.asarray(timestamps)
     if time.dtype.kind == "M":
         time = np.where(np.isnat(time), np.nan, (time - time.reshape(-1)[0]) / np.timedelta64(1, "ns") * 1e-9)
@@ -372,14 +383,14 @@ def regular_time(x: np.ndarray, timestamps: Any, name: str, irregular: str = "re
             )
     median = np.median(step, axis=1, keepdims=True)
     uneven = (np.abs(step - median) > 0.01 * median).any(1)
-    if not uneven.any():
+    if not uneven.any() or irregular == "ignore":
         return x, float(np.median(median))
     if irregular == "error":
         raise DataError(
             f"{name}: steps of series {int(np.flatnonzero(uneven)[0])} are uneven ({int(uneven.sum())} series)"
         )
     warnings.warn(f"{name}: {int(uneven.sum())} series have uneven time steps and are resampled linearly", stacklevel=4)
-    return _resampled(x, time), float(np.median(median))
+    return _resampled(x, time), float(np.median((time[:, -1] - time[:, 0]) / (x.shape[2] - 1)))
 
 
 def _fits(time: np.ndarray, x: np.ndarray) -> bool:

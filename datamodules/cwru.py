@@ -15,17 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from lightning_synth.errors import ConfigError, DataError
+from lightning_synth.signal import BEARINGS
 
 log = logging.getLogger(__name__)
 
 BASE_URL = "https://engineering.case.edu/sites/default/files"
 #: Shaft speed by motor load in hp, where a file does not say.
 NOMINAL_RPM = {0: 1797.0, 1: 1772.0, 2: 1750.0, 3: 1730.0}
-#: Balls, diameters (inch) and contact angle (rad) of the drive-end 6205-2RS and the fan-end 6203-2RS bearing.
-GEOMETRY = {
-    "DE": {"num_balls": 9, "ball_diameter": 0.3126, "pitch_diameter": 1.537, "contact_angle": 0.0},
-    "FE": {"num_balls": 8, "ball_diameter": 0.2656, "pitch_diameter": 1.122, "contact_angle": 0.0},
-}
+#: Geometry of the drive-end and the fan-end bearing.
+GEOMETRY = {"DE": BEARINGS["cwru_de"], "FE": BEARINGS["cwru_fe"]}
 #: The healthy baseline was recorded at 48 kHz only.
 NORMAL_RATE = 48_000
 NORMAL_FILES = (97, 98, 99, 100)

@@ -117,6 +117,11 @@ class AdversarialGenerator(Generator):
     def generator_loss(self, batch: Any, rng: KeyedRNG) -> Tensor:
         """Return the scalar loss of the generator; discriminator networks are frozen while it is computed."""
 
+    @property
+    def warming_up(self) -> bool:
+        """Whether the generator is not trained against the discriminator yet: collapse is not looked for until then."""
+        return False
+
     def generator_networks(self) -> Sequence[nn.Module]:
         """Return the modules that the generator's optimiser trains."""
         return (self._network("G", "generator_networks"),)
@@ -194,13 +199,13 @@ class AdversarialGenerator(Generator):
         return d_loss.detach(), g_loss.detach()
 
     def _discriminator_loss(self, batch: Any, rng: KeyedRNG, repeat: int) -> Tensor:
-        with _frozen(self.generator_networks()):
+        with frozen(self.generator_networks()):
             loss = self.discriminator_loss(batch, rng.fork("discriminator").fork(repeat))
         self.check_finite({"discriminator": loss}, batch)
         return loss
 
     def _generator_loss(self, batch: Any, rng: KeyedRNG) -> Tensor:
-        with _frozen(self.discriminator_networks()):
+        with frozen(self.discriminator_networks()):
             loss = self.generator_loss(batch, rng.fork("generator"))
         self.check_finite({"generator": loss}, batch)
         return loss
@@ -336,7 +341,7 @@ def _trainable(networks: Iterable[nn.Module]) -> list[nn.Parameter]:
 
 
 @contextmanager
-def _frozen(networks: Iterable[nn.Module]) -> Iterator[None]:
+def frozen(networks: Iterable[nn.Module]) -> Iterator[None]:
     """Compute something that leaves no gradient in these networks (the graph remembers what was frozen)."""
     parameters = _trainable(networks)
     for parameter in parameters:

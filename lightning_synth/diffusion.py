@@ -13,16 +13,15 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lightning_synth.averaging import AveragedGenerator
 from lightning_synth.errors import ConfigError, DataError
-from lightning_synth.generator import Generator
 from lightning_synth.requests import KeyedRNG, SampleRequests
 
 TARGETS = ("x0", "noise", "v")
@@ -173,6 +172,29 @@ class NoiseSchedule(nn.Module):
         return x if noise is None else x + sigma * noise
 
 
+def rows_for(source: Any, requests: SampleRequests, schema: Mapping[str, Any]) -> Any:
+    """Choose a given row for every requested one: ``source[i % len(source)]`` for the request of index i.
+
+    Args:
+        source: `Samples`, a batch, or a list of items.
+        requests: Rows to sample.
+        schema: Of the items.
+
+    Returns:
+        A batch on the device of the requests.
+
+    Raises:
+        DataError: If there is no row.
+    """
+    from lightning_synth.schema import collate, move, uncollate
+
+    data = getattr(source, "data", source)
+    items = uncollate(data, schema) if isinstance(data, Mapping) else data
+    if not len(items):
+        raise DataError("there is no row to start from: the given samples or items are empty")
+    return move(collate([items[i % len(items)] for i in requests.index.tolist()], schema), requests.index.device)
+
+
 def input_gradient(score: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Differentiate a score with respect to its input, also inside ``Trainer.predict``.
 
@@ -197,65 +219,7 @@ def input_gradient(score: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return gradient
 
 
-class WeightAverage(nn.Module):
-    """Exponential moving average of parameters, kept in buffers so that checkpoints carry it.
-
-    The decay warms up, min(decay, (1 + s) / (10 + s)) after s updates: short fits are not dominated by initial weights.
-
-    Args:
-        parameters: Name to parameter; the same mapping is passed to the other methods.
-        decay: Share of the old average that an update keeps, after warm-up.
-    """
-
-    updates: Tensor
-
-    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
-        super().__init__()
-        self.decay = decay
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
-        for name, value in parameters.items():
-            self.register_buffer(self._key(name), value.detach().clone())
-
-    @staticmethod
-    def _key(name: str) -> str:
-        return name.replace(".", "/")
-
-    @torch.no_grad()
-    def update(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Move the average towards the present values."""
-        s = int(self.updates)
-        share = 1 - min(self.decay, (1 + s) / (10 + s))
-        for name, value in parameters.items():
-            self.get_buffer(self._key(name)).lerp_(value.detach(), share)
-        self.updates += 1
-
-    @torch.no_grad()
-    def commit(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Write the averages into the parameters."""
-        for name, value in parameters.items():
-            value.copy_(self.get_buffer(self._key(name)))
-
-    @torch.no_grad()
-    def reset(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Start anew from the present values."""
-        for name, value in parameters.items():
-            self.get_buffer(self._key(name)).copy_(value)
-        self.updates.zero_()
-
-    @contextmanager
-    def applied(self, parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
-        """Use the averages for the time of a ``with`` block; no copies are made."""
-        raw = {name: value.data for name, value in parameters.items()}
-        try:
-            for name, value in parameters.items():
-                value.data = self.get_buffer(self._key(name))
-            yield
-        finally:
-            for name, value in parameters.items():
-                value.data = raw[name]
-
-
-class DiffusionGenerator(Generator):
+class DiffusionGenerator(AveragedGenerator):
     """Base of diffusion generators of any domain.
 
     A subclass implements `encode`, `decode`, `row_shape` and `denoise`, and makes its networks in ``build`` (calling
@@ -364,7 +328,7 @@ class DiffusionGenerator(Generator):
     def build(self, schema: dict[str, Any]) -> None:
         """Make the noise schedule and the averaged copy of all parameters made so far."""
         self.schedule = NoiseSchedule(int(self.hparams["diffusion_steps"]), self.hparams["noise_schedule"])
-        self.average = WeightAverage(dict(self.named_parameters()), float(self.hparams["ema_decay"]))
+        super().build(schema)
 
     def losses(self, batch: Any, rng: KeyedRNG) -> dict[str, Tensor]:
         """Noise the batch at random levels and compare the prediction with the truth."""
@@ -389,24 +353,6 @@ class DiffusionGenerator(Generator):
         prediction = self.denoise(x_t, t, condition)
         wanted = self.schedule.target_of(x0, noise, t, self.hparams["target"])
         return self.diffusion_loss(prediction, wanted, t, batch)
-
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Update the averaged weights."""
-        super().on_train_batch_end(*args, **kwargs)
-        if self.hparams["ema_decay"] > 0:
-            self.average.update(dict(self._own_parameters()))
-
-    def _own_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return self.named_parameters()
-
-    @contextmanager
-    def averaged_weights(self) -> Iterator[None]:
-        """Use the averaged weights for the time of a ``with`` block."""
-        if self.hparams["ema_decay"] > 0 and int(self.average.updates) > 0:
-            with self.average.applied(dict(self._own_parameters())):
-                yield
-        else:
-            yield
 
     # Sampling ------------------------------------------------------------------------------------------------------
 
@@ -511,14 +457,7 @@ class DiffusionGenerator(Generator):
 
     def _init_rows(self, init: Any, requests: SampleRequests) -> Tensor:
         """Rows of ``init``, chosen by the request's index, as clean tensors."""
-        from lightning_synth.schema import collate, move
-
-        data = getattr(init, "data", init)
-        assert self.schema is not None
-        clean, _ = self.encode(move(data if isinstance(data, Mapping) else collate(data, self.schema), self.device))
-        if not len(clean):
-            raise DataError("init holds no rows")
-        return clean[(requests.index % len(clean)).to(clean.device)]
+        return self.encode(rows_for(init, requests, self._ready_schema()))[0]
 
     def _noised(self, clean: Tensor, strength: float, noise: Tensor) -> tuple[Tensor, int]:
         """Clean rows at the noise level where sampling then starts, and that level."""

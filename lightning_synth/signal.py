@@ -13,11 +13,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lightning_synth.errors import ConfigError
+
 Array = npt.NDArray[np.float64]
 Band = tuple[float, float]
 
 #: Kinematic tones of a bearing, in the order of `bearing_frequencies`.
 TONES = ("FTF", "BPFO", "BPFI", "BSF")
+#: Geometry of bearings by name: 6205-2RS and 6203-2RS of the Case Western Reserve rig (inch), NICE of MFPT (inch).
+BEARINGS: dict[str, dict[str, float]] = {
+    "cwru_de": {"num_balls": 9, "ball_diameter": 0.3126, "pitch_diameter": 1.537, "contact_angle": 0.0},
+    "cwru_fe": {"num_balls": 8, "ball_diameter": 0.2656, "pitch_diameter": 1.122, "contact_angle": 0.0},
+    "mfpt": {"num_balls": 8, "ball_diameter": 0.235, "pitch_diameter": 1.245, "contact_angle": 0.0},
+}
 # Windows analysed at once, so that padded spectra of long windows fit into memory.
 _CHUNK_ELEMENTS = 1 << 22
 
@@ -229,6 +237,30 @@ def kurtosis_bands(x: Any, fs: float, levels: int = 3) -> tuple[list[Band], Arra
             fourth = np.square(power).mean(-1)
             out[rows, :, b] = np.divide(fourth, second**2, out=np.full_like(second, 2.0), where=second > 1e-30) - 2
     return bands, out
+
+
+def bearing_geometry(bearing: str | Mapping[str, float]) -> dict[str, float]:
+    """Return the geometry of a bearing.
+
+    Args:
+        bearing: Name of one of `BEARINGS`, or ``num_balls``, ``ball_diameter`` and ``pitch_diameter`` (one unit),
+            optional ``contact_angle`` (degrees).
+
+    Raises:
+        ConfigError: If the name is unknown or an entry is missing.
+
+    Example:
+        >>> bearing_geometry("mfpt")["num_balls"]
+        8
+    """
+    if isinstance(bearing, str):
+        if bearing not in BEARINGS:
+            raise ConfigError(f"bearing {bearing!r} is unknown; known: {', '.join(BEARINGS)}, or give its geometry")
+        return dict(BEARINGS[bearing])
+    missing = [name for name in ("num_balls", "ball_diameter", "pitch_diameter") if not bearing.get(name)]
+    if missing:
+        raise ConfigError(f"the geometry of the bearing lacks {', '.join(missing)}")
+    return dict(bearing)
 
 
 def bearing_frequencies(bearing: Mapping[str, float], rpm: Any = 60.0) -> dict[str, Array]:

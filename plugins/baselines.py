@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_synth.errors import ConfigError
-from lightning_synth.plugins.resampling import Resampler, WindowResampler
+from lightning_synth.plugins.resampling import Augmenter, Resampler
 from lightning_synth.requests import KeyedRNG, SampleRequests
 from lightning_synth.schema import collate, move
 
@@ -101,7 +101,7 @@ class Bootstrap(Resampler):
         return [duplicate_nodes(data, nodes).to(rng.device) for nodes in picked]
 
 
-class Jitter(WindowResampler):
+class Jitter(Augmenter):
     """A real window plus white noise, scaled by the standard deviation of each channel.
 
     Iwana & Uchida 2021, doi:10.1371/journal.pone.0254841.
@@ -124,17 +124,16 @@ class Jitter(WindowResampler):
             raise ConfigError(f"sigma must not be negative, got {sigma}")
         super().__init__(sigma=sigma, **kwargs)
 
-    def sample_batch(self, requests: SampleRequests, rng: KeyedRNG) -> dict[str, Tensor]:
-        """Pick a window of the class and add noise.
+    def augment(self, batch: dict[str, Tensor], rng: KeyedRNG) -> dict[str, Tensor]:
+        """Add noise to every window.
 
         Args:
-            requests: Rows to sample.
+            batch: With ``x`` (rows, channels, length).
             rng: One seed a row.
 
         Returns:
-            Batch dict with ``x`` (rows, channels, length).
+            Batch dict with the same fields.
         """
-        batch = self.take(self.rows.pick(requests, rng.fork("source")))
         scale = self.hparams.sigma * torch.tensor(self.fitted_schema["std"], device=rng.device)[:, None]
         noise = scale * rng.fork("noise").normal(batch["x"].shape[1:])
         if "mask" in batch:
@@ -142,7 +141,7 @@ class Jitter(WindowResampler):
         return batch | {"x": batch["x"] + noise}
 
 
-class Interpolate(WindowResampler):
+class Interpolate(Augmenter):
     """A point on the straight line between two random windows of one class (mixup within the class).
 
     Unlike SMOTE the partner is any window of the class, not a near neighbour. Zhang et al. 2018, arXiv 1710.09412.
@@ -159,22 +158,23 @@ class Interpolate(WindowResampler):
         torch.Size([3, 2, 24])
     """
 
+    needs_windows = True
+
     def __init__(self, *, low: float = 0.0, **kwargs: Any) -> None:
         if not 0 <= low <= 0.5:
             raise ConfigError(f"low must lie in [0, 0.5], got {low}")
         super().__init__(low=low, **kwargs)
 
-    def sample_batch(self, requests: SampleRequests, rng: KeyedRNG) -> dict[str, Tensor]:
-        """Mix two windows of the class.
+    def augment(self, batch: dict[str, Tensor], rng: KeyedRNG) -> dict[str, Tensor]:
+        """Mix every window with a training window of its class.
 
         Args:
-            requests: Rows to sample.
+            batch: With ``x`` (rows, channels, length).
             rng: One seed a row.
 
         Returns:
-            Batch dict with ``x`` (rows, channels, length).
+            Batch dict with the same fields.
         """
-        source = self.rows.pick(requests, rng.fork("source"))
-        partner = self.rows.pick(requests, rng.fork("partner"), nearest=False)
+        partner = self.rows.pick(self.requests_like(batch, rng), rng.fork("partner"), nearest=False)
         low = self.hparams.low
-        return self.blend(source, partner, low + (1 - 2 * low) * rng.fork("share").uniform(()))
+        return self.blend(batch, partner, low + (1 - 2 * low) * rng.fork("share").uniform(()))

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_synth.diffusion import DiffusionGenerator, NoiseSchedule, WeightAverage, input_gradient
+from lightning_synth.averaging import WeightAverage
+from lightning_synth.diffusion import DiffusionGenerator, NoiseSchedule, input_gradient
 from lightning_synth.errors import ConfigError
 from lightning_synth.requests import KeyedRNG, SampleRequests
 from lightning_synth.testing import tiny_series_schema

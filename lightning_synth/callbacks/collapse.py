@@ -49,7 +49,8 @@ class CollapseMonitor(Callback):
     """Sample a few hundred items now and then, and warn when they cover little of the training data.
 
     Logs ``collapse/coverage``, ``collapse/variance_ratio`` and ``collapse/distinct``. Samples depend on the row's seed
-    only, so watching changes neither the training nor its random numbers.
+    only, so watching changes neither the training nor its random numbers. A generator that is still warming up
+    (`AdversarialGenerator.warming_up`) is not looked at.
 
     Args:
         every_n_epochs: How often to look; the end of training is always looked at.
@@ -99,6 +100,8 @@ class CollapseMonitor(Callback):
         """Score the generator and warn; nothing on ranks other than the first."""
         self._looked_at = trainer.global_step
         if not trainer.is_global_zero or not isinstance(module, Generator) or module.schema is None:
+            return {}
+        if getattr(module, "warming_up", False):
             return {}
         real, schema = _spaced(module.training_items(), self.num_samples), module.schema
         if len(real) < 3:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from lightning_synth.features import texture_features, window_statistics
 from lightning_synth.metrics.distances import seeded
 from lightning_synth.signal import as_windows
 
-Judge = Literal["gru", "cnn", "forest"]
+Judge = Literal["gru", "cnn", "forest", "texture"]
 NAN = float("nan")
 _BATCH = 128
 # The recurrent judges read long windows in this many frames of several steps each.
@@ -115,7 +115,8 @@ def discriminative_score(
     Args:
         real: (n, channels, length).
         synthetic: (m, channels, length); the larger sample is cut to the size of the smaller.
-        judge: ``"gru"``, ``"cnn"``, or ``"forest"``: a random forest on window statistics and texture features.
+        judge: ``"gru"``, ``"cnn"``, ``"forest"``: a random forest on window statistics and texture features, or
+            ``"texture"``: one on texture features alone, which does not see level and scale.
         repeats: Parts, at least 2.
         iterations: Optimiser steps of the networks, with 128 windows each.
         seed: Of parts, weights and batches.
@@ -132,8 +133,8 @@ def discriminative_score(
         >>> discriminative_score(x[:30], 5 + x[30:], "forest")["discriminative_forest"]
         0.5
     """
-    if judge not in ("gru", "cnn", "forest"):
-        raise ConfigError(f"judge={judge!r} is unknown: use gru, cnn or forest")
+    if judge not in get_args(Judge):
+        raise ConfigError(f"judge={judge!r} is unknown: use {', '.join(get_args(Judge))}")
     r, s = as_windows(real), as_windows(synthetic)
     size = min(len(r), len(s))
     name = f"discriminative_{judge}"
@@ -145,15 +146,18 @@ def discriminative_score(
     both = np.concatenate([r, s])
     truth = np.repeat([1.0, 0.0], size)
     part = np.tile(np.arange(size) % repeats, 2)
-    if judge == "forest":
-        inputs: Any = np.concatenate([window_statistics(both), texture_features(both)], 1)
+    trees = judge in ("forest", "texture")
+    if trees:
+        inputs: Any = texture_features(both)
+        if judge == "forest":
+            inputs = np.concatenate([window_statistics(both), inputs], 1)
     else:
         inputs = torch.as_tensor(_standardised(both), dtype=torch.float32)
     right = []
     for fold in range(repeats):
         train, test = np.flatnonzero(part != fold), np.flatnonzero(part == fold)
         draw = int(rng.integers(2**31))
-        if judge == "forest":
+        if trees:
             found = _forest_says(inputs[train], truth[train], inputs[test], draw)
         else:
             found = _network_says(judge, inputs, truth, train, test, iterations, draw)

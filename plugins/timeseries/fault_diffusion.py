@@ -59,8 +59,8 @@ class FaultDiffusion(DiffusionTS):
 
     ``guidance_scale`` w extrapolates from normal to fault: w > 1 exaggerates the fault, 0 < w < 1 makes it incipient.
     ``tune="all"`` frees the backbone in stage 2 too. With ``exemplars=0, vicinity=0, diversity_weight=0, spread=1,
-    blend=0`` that is the ordinary way of transfer, which the paper compares with: Diffusion-TS trained on normal windows
-    and then fine-tuned on the shots; the adapters only tell it the class.
+    blend=0`` that is the ordinary way of transfer: Diffusion-TS trained on normal windows and then fine-tuned on the
+    shots; the adapters only tell it the class.
 
     To work on top of simulated windows, ``sample(n, init=windows, strength=0.5, condition={"label": ...})``: each
     window is its own exemplar, and ``strength`` says how much fresh fluctuation (of normal operation, changed by the

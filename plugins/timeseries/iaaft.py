@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_synth.plugins.resampling import WindowResampler, lengths_of
-from lightning_synth.requests import KeyedRNG, SampleRequests
+from lightning_synth.plugins.resampling import Augmenter, equally_long
+from lightning_synth.requests import KeyedRNG
 
 
 def iaaft(x: Tensor, rng: KeyedRNG, num_iterations: int = 100) -> Tensor:
@@ -55,7 +55,7 @@ def iaaft(x: Tensor, rng: KeyedRNG, num_iterations: int = 100) -> Tensor:
     return surrogate
 
 
-class IAAFT(WindowResampler):
+class IAAFT(Augmenter):
     """Phase-randomised copies: the null generator whose linear statistics are right and whose structure is gone.
 
     Each sample keeps, per channel, the sorted values of one training window of its class exactly and its power spectrum
@@ -79,24 +79,17 @@ class IAAFT(WindowResampler):
     def __init__(self, *, num_iterations: int = 100, **kwargs: Any) -> None:
         super().__init__(num_iterations=num_iterations, **kwargs)
 
-    def sample_batch(self, requests: SampleRequests, rng: KeyedRNG) -> dict[str, Tensor]:
-        """Pick a window of the class and scramble its phases.
+    def augment(self, batch: dict[str, Tensor], rng: KeyedRNG) -> dict[str, Tensor]:
+        """Scramble the phases of every window.
 
         Args:
-            requests: Rows to sample.
+            batch: With ``x`` (rows, channels, length).
             rng: One seed a row.
 
         Returns:
-            Batch dict with ``x`` (rows, channels, length).
+            Batch dict with the same fields.
         """
-        batch = self.take(self.rows.pick(requests, rng.fork("source")))
-        noise = rng.fork("phase")
-        if "mask" not in batch:
-            return batch | {"x": iaaft(batch["x"], noise, self.hparams.num_iterations)}
-        x = batch["x"].clone()
-        lengths = lengths_of(batch["mask"])
-        for length in lengths.unique().tolist():
-            same = (lengths == length).nonzero()[:, 0]
-            if length:
-                x[same, :, :length] = iaaft(x[same, :, :length], noise[same], self.hparams.num_iterations)
+        x, noise = batch["x"].clone(), rng.fork("phase")
+        for rows, length in equally_long(batch):
+            x[rows, :, :length] = iaaft(x[rows, :, :length], noise[rows], self.hparams.num_iterations)
         return batch | {"x": x}

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from lightning_synth.errors import ConfigError
-from lightning_synth.plugins.resampling import WindowResampler, lengths_of
-from lightning_synth.requests import KeyedRNG, SampleRequests
+from lightning_synth.plugins.resampling import Augmenter, lengths_in
+from lightning_synth.requests import KeyedRNG
 
 #: Arguments of each augmenter, in the order of application; ``share`` is a length relative to the window's.
 DEFAULT_PIPELINE: dict[str, dict[str, Any]] = {
@@ -40,7 +40,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-class TSAug(WindowResampler):
+class TSAug(Augmenter):
     """Classical augmentation: a training window of the class through a random choice of tsaug's augmenters.
 
     Each augmenter acts with its own probability. Labels and conditions stay, and so does the length: Crop and Resize
@@ -74,25 +74,23 @@ class TSAug(WindowResampler):
         plain = None if pipeline is None else {name: dict(options) for name, options in pipeline.items()}
         super().__init__(pipeline=plain, prob=prob, **kwargs)
 
-    def sample_batch(self, requests: SampleRequests, rng: KeyedRNG) -> dict[str, Tensor]:
-        """Augment one training window a row, with seeds of that row.
+    def augment(self, batch: dict[str, Tensor], rng: KeyedRNG) -> dict[str, Tensor]:
+        """Augment every window, with seeds of its row (on the CPU, one window at a time).
 
         Args:
-            requests: Rows to sample.
+            batch: With ``x`` (rows, channels, length).
             rng: One seed a row.
 
         Returns:
-            Batch dict with ``x`` (rows, channels, length).
+            Batch dict with the same fields.
         """
-        batch = self.take(self.rows.pick(requests, rng.fork("source")))
         steps = self.hparams.pipeline if self.hparams.pipeline is not None else DEFAULT_PIPELINE
         chance = torch.tensor([float(options.get("prob", self.hparams.prob)) for options in steps.values()])
         acts = (rng.fork("choice").uniform((len(steps),)).cpu() < chance).numpy()
         # tsaug takes a seed per call, so rows go one by one; numpy wants seeds below 2**32.
         seeds = rng.fork("augmenters").integers(1 << 31, (len(steps),)).cpu().numpy()
         x = batch["x"].double().cpu().numpy().copy()
-        length = x.shape[-1]
-        lengths = lengths_of(batch["mask"]).tolist() if "mask" in batch else [length] * len(x)
+        lengths = lengths_in(batch).tolist()
         chains = {size: _chain(steps, size) for size in sorted(set(lengths)) if size >= _MIN_LENGTH}
         with _quiet():
             for row, size in enumerate(lengths):

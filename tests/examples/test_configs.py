@@ -15,7 +15,18 @@ QUIET = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.enabl
 def test_no_config_is_forgotten():
     found = {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")}
     covered = {"fit_fault_diffusion.yaml", "generate.yaml", "fit_classifier.yaml"}
+    covered |= {f"diffusion_ts/{name}.yaml" for name in ("stocks", "etth", "energy")}
     assert found == covered | {"study/demo.yaml", "study/tep.yaml", "study/cwru.yaml"}
+
+
+@pytest.mark.parametrize("name", ["stocks", "etth", "energy"])
+def test_diffusion_ts_at_its_authors_settings(name, tmp_path, data_root, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = CONFIGS / "diffusion_ts" / f"{name}.yaml"
+    source = Path(yaml.safe_load(path.read_text())["data"]["init_args"]["source"])
+    where = data_root / source.relative_to("../shared/data")
+    with pytest.warns(UserWarning, match="literature"):
+        main(["fit", "-c", str(path), f"--data.source={where}", "--trainer.max_steps=1", *QUIET])
 
 
 def test_fit_generate_and_mix(tmp_path, monkeypatch):

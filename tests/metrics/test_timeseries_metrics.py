@@ -145,7 +145,7 @@ def test_judges_are_pure_functions() -> None:
 def test_judges_with_too_few_windows_or_an_unknown_name() -> None:
     assert np.isnan(judges.discriminative_score(walks(3), walks(3))["discriminative_gru"])
     assert np.isnan(judges.predictive_score(walks(3), walks(0)))
-    with pytest.raises(ConfigError, match="gru, cnn or forest"):
+    with pytest.raises(ConfigError, match="gru, cnn, forest, texture"):
         judges.discriminative_score(walks(3), walks(3), "svm")  # type: ignore[arg-type]
 
 

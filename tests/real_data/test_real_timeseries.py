@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_synth.datamodules import BearingDataModule, TEPDataModule, UEADataModule
+from lightning_synth.datamodules import BearingDataModule, SeriesDataModule, TEPDataModule, UEADataModule
+from lightning_synth.errors import DataError
 
 
 def ids(items):
@@ -89,3 +90,67 @@ def test_a_set_without_test_part(data_root):
         data = UEADataModule(data_root / "timeseries" / "ECG5000_train.npz", shots=2)
         assert data.schema["class_counts"] == [2] * 5
     assert len(data.test_items()) == 0 and len(data.val_items()) == 490
+
+
+# Long series ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "windows", "hertz"),
+    [
+        ("stock_data.csv", 6, 3685 - 23, None),
+        ("energy_appliances.parquet", 28, 19735 - 23, 1 / 600),
+        ("ETTh1.csv", 7, 17420 - 23, 1 / 3600),
+        ("exchange_rate.npz", 8, 7588 - 23, None),
+    ],
+)
+def test_long_series(data_root, name, channels, windows, hertz):
+    path = data_root / "timeseries" / name
+    with pytest.warns(UserWarning, match="literature"):
+        published = SeriesDataModule(path, length=24, split="literature")
+        assert published.schema["channels"] == channels and published.schema["sampling_rate"] == pytest.approx(hertz)
+    assert len(published.train_items()) == len(published.test_items()) == windows
+    honest = SeriesDataModule(path, length=24)
+    parts = [honest.train_items(), honest.val_items(), honest.test_items()]
+    # Windows lost: 23 at the start of each stretch after the first, and those that touch a gap.
+    assert sum(len(part) for part in parts) == windows - 2 * (24 + 23)
+    assert 0.68 < len(parts[0]) / windows < 0.75 and not ids(parts[0]) & ids(parts[2])
+    torch.testing.assert_close(parts[0][0]["x"], published.train_items()[0]["x"])
+    torch.testing.assert_close(parts[2][-1]["x"], published.train_items()[-1]["x"])
+
+
+def test_windows_of_stocks_are_rows_of_the_file(data_root):
+    path = data_root / "timeseries" / "stock_data.csv"
+    data = SeriesDataModule(path, length=24, scale="minmax")
+    rows = np.loadtxt(path, delimiter=",", skiprows=1)
+    x = data.inverse_transform(data.train_items()[100]["x"])
+    np.testing.assert_allclose(x, rows[100:124].T, rtol=1e-5)
+    train = data.train_items().tensors["x"]
+    assert float(train.min()) == 0 and float(train.max()) == 1 < float(data.test_items().tensors["x"].max())
+
+
+def test_air_quality_has_missing_values(data_root):
+    path = data_root / "timeseries" / "air_quality.npz"
+    with pytest.raises(DataError, match=r"row 9, column 'NOx_GT' is missing \(8529 of 9356 rows"):
+        SeriesDataModule(path).setup("fit")
+    # NMHC_GT was measured in the first weeks only.
+    with pytest.raises(DataError, match="'NMHC_GT' has no value in the val part"):
+        SeriesDataModule(path, missing="linear").setup("fit")
+    assert SeriesDataModule(path, missing="mean").schema["channels"] == 13
+    some = {"columns": ["CO_GT", "T", "RH", "AH"]}
+    filled, dropped, masked = (SeriesDataModule(path, **some, missing=m) for m in ("linear", "drop", "mask"))
+    assert len(filled.train_items()) > len(masked.train_items()) > 2 * len(dropped.train_items()) > 0
+    mask = masked.train_items().tensors["mask"]
+    assert 0.05 < 1 - float(mask.float().mean()) < 0.3 and bool(mask.any(1).all())
+    assert ids(dropped.train_items()) < ids(filled.train_items())
+
+
+def test_subjects_of_fmri(data_root):
+    path = data_root / "timeseries" / "fmri_netsim_sim3.npz"
+    data = SeriesDataModule(path, length=24, split="group")
+    counts = [len(items) for items in (data.train_items(), data.val_items(), data.test_items())]
+    assert data.schema["channels"] == 15 and counts == [n * (200 - 23) for n in (35, 5, 10)]
+    in_time = SeriesDataModule(path, length=24)
+    # 152 of the 200 steps lie beside two gaps; each subject gives one window to validation and to test.
+    assert [len(in_time.val_items()), len(in_time.test_items())] == [50, 50]
+    assert len(in_time.train_items()) == 50 * (152 - 48 - 23)

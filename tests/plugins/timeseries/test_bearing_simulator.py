@@ -11,21 +11,20 @@ from lightning_synth.items import StackedItems
 from lightning_synth.plugins.timeseries.bearing_simulator import (
     BALL,
     INNER,
-    NORMAL,
     OUTER,
     BearingSimulator,
-    convolve,
+    distributed_force,
     fault_type,
     impact_amplitudes,
     impact_times,
-    impact_train,
-    impulse_response,
     load_zone,
     rough_force,
 )
+from lightning_synth.plugins.timeseries.fault_simulator import NORMAL
+from lightning_synth.plugins.timeseries.vibration import impact_train
 from lightning_synth.requests import KeyedRNG
 from lightning_synth.schema import describe
-from lightning_synth.signal import squared_envelope_spectrum
+from lightning_synth.signal import BEARINGS, bearing_frequencies, squared_envelope_spectrum
 
 CWRU = {"num_balls": 9, "ball_diameter": 0.3126, "pitch_diameter": 1.537, "contact_angle": 0.0}
 RATE, NAMES = 12000.0, ["N", "IR", "OR", "B"]
@@ -65,6 +64,27 @@ def test_envelope_spectrum_peaks_at_the_defect_frequency(label, rpm, roughness):
     lines = [mean[np.abs(frequency / f - 1) < 0.02].max() for f in (expected, *others)]
     # Sidebands at multiples of the cage speed reach some way.
     assert lines[0] > 2 * max(lines[1:])
+
+
+def test_the_default_output_stays_what_published_tables_used():
+    """Values at steps 100, 400, 700 and 1000, deviation and kurtosis of eight rows, as of the first release."""
+    x = simulator().sample(8, condition={"label": [0, 1, 2, 3] * 2, "rpm": 1765.0}, seed=7).data["x"][:, 0]
+    values = [
+        [-0.7786, -0.2873, 0.7897, 0.2269],
+        [-0.2618, 2.29, 0.9774, -0.9379],
+        [-0.597, 2.9459, -0.8034, -0.3112],
+        [3.6808, -2.9282, 3.0806, -0.585],
+        [-0.4969, 0.2201, -0.8768, -0.0469],
+        [0.8239, -0.2765, 0.9777, 0.8224],
+        [1.719, -0.2693, -0.5616, -0.3312],
+        [0.3493, 0.7662, -0.1203, 2.7544],
+    ]
+    torch.testing.assert_close(x[:, 100::300], torch.tensor(values), atol=1e-3, rtol=0)
+    z = (x - x.mean(1, keepdim=True)).double()
+    deviation = [1.0497, 1.3448, 1.4133, 1.6417, 1.0579, 1.0787, 0.9554, 2.799]
+    kurtosis = [3.342, 9.028, 4.922, 10.31, 2.77, 3.825, 3.114, 14.842]
+    assert z.square().mean(1).sqrt().tolist() == pytest.approx(deviation, abs=1e-3)
+    assert (z.pow(4).mean(1) / z.square().mean(1) ** 2).tolist() == pytest.approx(kurtosis, abs=1e-2)
 
 
 def test_the_requested_signal_to_noise_ratio_is_met():
@@ -130,23 +150,6 @@ def test_inner_race_impacts_follow_the_shaft_and_ball_impacts_the_cage():
     assert 0.02 < line[OUTER]["shaft"] < line[INNER]["shaft"]
 
 
-def test_the_response_to_impacts_is_the_damped_oscillation_of_the_formula():
-    rate, steps = 48000.0, 2400
-    times, sizes = torch.tensor([[0.0121, 0.005]]), torch.tensor([[1.0, 2.0]])
-    frequency, damping = torch.tensor([[1500.0, 2500.0]]), torch.tensor([[0.05, 0.02]])
-    gain = torch.tensor([[1.0, 0.5]])
-    response = impulse_response(frequency, damping, gain, steps, rate)
-    signal = convolve(impact_train(times, sizes, steps, rate), response)
-    expected = torch.zeros(steps)
-    for when, size in zip(times[0], sizes[0], strict=True):
-        since = (torch.arange(steps) / rate - when).clamp(min=0)
-        for f, z, g in zip(frequency[0], damping[0], gain[0], strict=True):
-            omega = 2 * math.pi * f
-            expected += size * g * torch.exp(-z * omega * since) * torch.sin(omega * (1 - z**2).sqrt() * since)
-    assert (signal[0] - expected).abs().max() < 0.03
-    assert signal[0, :240].abs().max() < 1e-5
-
-
 def test_rough_patches_keep_the_energy_and_turn_impacts_into_modulated_noise():
     rows, steps, rate = 200, 4800, 48000.0
     times = (torch.arange(20) * 0.005 + 0.001).expand(rows, -1)
@@ -172,7 +175,7 @@ def test_rows_depend_on_their_own_seed_only():
 
 
 def test_rows_do_not_depend_on_the_chunk(monkeypatch):
-    import lightning_synth.plugins.timeseries.bearing_simulator as module
+    import lightning_synth.plugins.timeseries.fault_simulator as module
 
     model = simulator()
     whole = model.sample(10, condition={"label": 1}, seed=2).data["x"]
@@ -225,6 +228,104 @@ def test_a_training_set_without_healthy_windows_is_refused():
         model.sample(2, condition={"label": 1})
 
 
+@pytest.mark.parametrize("fault", ("localised", "wide", "distributed"))
+@pytest.mark.parametrize("preset", sorted(BEARINGS))
+def test_every_preset_and_fault_has_its_line_in_the_envelope_spectrum(preset, fault):
+    options = {
+        "localised": {},
+        "wide": {"severity": (0.03, 0.1)},
+        "distributed": {"distributed": 1.0, "modulation": (0.8, 1.0)},
+    }[fault]
+    items = healthy(length=24000)
+    model = BearingSimulator(bearing=preset, snr_db=(15.0, 15.0), slip=(0.01, 0.01), **options)
+    model.fit_on(items, schema_of(items, bearing=None))
+    tones = bearing_frequencies(BEARINGS[preset], 1797.0)
+    for label, expected in ((1, tones["BPFI"]), (2, tones["BPFO"]), (3, 2 * tones["BSF"])):
+        x = model.sample(24, condition={"label": label, "rpm": 1797.0}, seed=1).data["x"]
+        frequency, spectrum = squared_envelope_spectrum(x, RATE)
+        near = (frequency > 0.6 * expected) & (frequency < 1.4 * expected)
+        mean = spectrum.mean((0, 1))
+        assert abs(frequency[near][mean[near].argmax()] / expected - 1) < 0.02
+        assert mean[near].max() > 5 * np.median(mean[near])
+
+
+def test_the_geometry_by_name_is_that_of_the_data():
+    named, given = simulator(bearing="cwru_de"), simulator(bearing=CWRU)
+    asked = {"condition": {"label": [1, 2, 3]}, "seed": 3}
+    assert torch.equal(named.sample(3, **asked).data["x"], given.sample(3, **asked).data["x"])
+    for bad in ("6205", {"num_balls": 9}):
+        with pytest.raises(ConfigError, match="cwru_de|ball_diameter"):
+            simulator(bearing=bad)
+
+
+@pytest.mark.parametrize("label", (1, 2, 3))
+def test_kurtosis_rises_with_severity(label):
+    found = []
+    for severity in (0.01, 0.02, 0.045, 0.09):
+        model = simulator(length=4096, severity=(severity, severity), snr_db=(-3.0, -3.0), roughness=(0.0, 0.0))
+        z = model.sample(100, condition={"label": label, "rpm": 1797.0}, seed=5).data["x"].double()
+        z = z - z.mean(-1, keepdim=True)
+        found.append(float((z.pow(4).mean(-1) / z.square().mean(-1) ** 2).mean()))
+    assert found == sorted(found) and found[-1] > found[0] + 1, found
+
+
+def test_amplitude_is_proportional_to_the_width():
+    asked = {"condition": {"label": 2, "rpm": 1797.0}, "seed": 4}
+    rows = [simulator(severity=(w, w), snr_db=(0.0, 0.0), gain_db=0.0).sample(20, **asked) for w in (0.0225, 0.09)]
+    background = simulator(snr_db=(-80.0, -80.0), gain_db=0.0).sample(20, **asked).data["x"]
+    power = [(r.data["x"] - background).square().mean() / background.var() for r in rows]
+    assert float(power[0]) == pytest.approx(0.25, rel=0.05) and float(power[1]) == pytest.approx(4.0, rel=0.05)
+
+
+def test_a_wide_spall_is_left_later_than_it_is_entered():
+    """Exit after width / (pi D f_cage) on the outer race, that is, after width * n / (pi D) of a period."""
+    model = simulator(length=2400, severity=(0.09, 0.09))
+    rng, kind = KeyedRNG(torch.arange(1)), torch.tensor([OUTER])
+    times, strength = torch.tensor([[0.05]]), torch.ones(1, 1)
+    frequency = torch.tensor([ORDERS[2] * 30.0])
+    force = model._double_impacts(kind, frequency, times, strength, None, rng)[0]
+    fine = 4 * RATE
+    cage = 0.3983 * 30
+    transit = 0.09 * CWRU["ball_diameter"] / (math.pi * CWRU["pitch_diameter"] * cage)
+    assert abs(int(force.argmax()) / fine - 0.05 - transit) < 2 / fine
+    assert abs(int(force.argmin()) / fine - 0.05) < 2 / fine
+    assert float(force.sum()) == pytest.approx(0.5, abs=0.01)
+
+
+def test_distributed_faults_are_noise_modulated_at_the_defect_frequency():
+    rows, rate = 400, 1000
+    angle = (10 * torch.arange(2000) / rate).expand(rows, -1)
+    force = distributed_force(angle, torch.full((rows,), 0.8), KeyedRNG(torch.arange(rows)))
+    assert abs(float(force.var()) - (1 + 0.8**2 / 2)) < 0.02
+    assert float(force.mean(0).abs().max()) < 0.3
+    power = torch.fft.rfft(force.square()).abs().mean(0)
+    # (1 + q sin)^2 has the line q^2 / 4 at twice the frequency, and 2 q at it.
+    assert int(power[5:].argmax()) + 5 == 20 and power[40] > 1.2 * power[45:60].mean()
+    share = simulator(distributed=0.5).sample(300, condition={"label": 2}, seed=1).data["x"]
+    only = simulator().sample(300, condition={"label": 2}, seed=1).data["x"]
+    same = (share - only).abs().amax((1, 2)) < 1e-6
+    assert 0.4 < float(same.float().mean()) < 0.6
+
+
+def test_a_run_up_shifts_the_line_from_the_start_to_the_end():
+    model = simulator(length=24000, snr_db=(20.0, 20.0), roughness=(0.0, 0.0), speed_profile=(0.8, 1.2))
+    x = model.sample(24, condition={"label": 2, "rpm": 1797.0}, seed=1).data["x"]
+    for part, relative in ((x[..., :4800], 0.84), (x[..., -4800:], 1.16)):
+        frequency, spectrum = squared_envelope_spectrum(part, RATE, padding=4)
+        expected = relative * ORDERS[2] * 1797 / 60
+        near = (frequency > 0.7 * expected) & (frequency < 1.3 * expected)
+        assert abs(frequency[near][spectrum.mean((0, 1))[near].argmax()] / expected - 1) < 0.03
+
+
+def test_fluctuation_of_the_speed_is_drawn_per_row_and_leaves_the_mean():
+    still, slow = simulator(), simulator(speed_fluctuation=(0.1, 0.2))
+    asked = {"condition": {"label": 2, "rpm": 1797.0}, "seed": 2}
+    assert (still.sample(9, **asked).data["x"] - slow.sample(9, **asked).data["x"]).abs().amax((1, 2)).min() > 0.01
+    clock = slow.clock(KeyedRNG(torch.arange(2000)))
+    assert 0.8 <= float(clock.speed.min()) < 0.83 and 1.17 < float(clock.speed.max()) <= 1.2
+    assert abs(float(clock.speed.mean()) - 1) < 0.01
+
+
 @pytest.mark.parametrize(
     ("names", "kind"),
     [
@@ -246,6 +347,12 @@ def test_class_names_are_read(names, kind):
         {"resonance": (0.5, 1.5)},
         {"max_modes": 0},
         {"roughness": (0, 2)},
+        {"severity": (0.0, 0.1)},
+        {"distributed": 1.5},
+        {"modulation": (0.5, 1.5)},
+        {"speed_profile": (1.0, 0.0)},
+        {"speed_fluctuation": (0.0, 1.0)},
+        {"fluctuation_rate": (0.0, 1.0)},
     ],
 )
 def test_impossible_settings_are_refused(bad):

@@ -6,14 +6,15 @@ import torch
 
 from lightning_synth.errors import ConfigError
 from lightning_synth.items import StackedItems
-from lightning_synth.plugins.timeseries.smote import SMOTE, class_neighbours
+from lightning_synth.plugins.timeseries.smote import ADASYN, SMOTE, BorderlineSMOTE, class_neighbours, foreign_share
+from lightning_synth.requests import KeyedRNG
 from lightning_synth.schema import describe
 from lightning_synth.testing import tiny_series, tiny_series_schema
 
 
-def fitted(x, y, **options):
+def fitted(x, y, kind=SMOTE, **options):
     items = StackedItems({"x": torch.as_tensor(x, dtype=torch.float32), "y": torch.as_tensor(y)})
-    return SMOTE(**options).fit_on(items, describe(items, "timeseries"))
+    return kind(**options).fit_on(items, describe(items, "timeseries"))
 
 
 def distance_to_segments(points, ends):
@@ -96,3 +97,81 @@ def test_rows_depend_on_their_own_seed_only():
 def test_no_neighbours_is_refused():
     with pytest.raises(ConfigError, match="k_neighbors"):
         SMOTE(k_neighbors=0)
+
+
+def overlapping(n=80, minority=20, seed=0):
+    """A minority beside a majority, as imbalanced-learn wants it: (n, 4) and labels."""
+    rng = np.random.default_rng(seed)
+    y = (np.arange(n) < minority).astype(int)
+    return rng.normal(size=(n, 4)) + 1.2 * y[:, None], y
+
+
+def weights_of(model, x):
+    """Weights in the order of ``x``; the bank keeps the windows in another one."""
+    place = (model.windows["x"][:, 0, None] == torch.as_tensor(x, dtype=torch.float32)[None]).all(-1).long().argmax(0)
+    return model.rows.weight[place].numpy()
+
+
+def test_borderline_starts_from_the_windows_in_danger_of_imbalanced_learn():
+    over = pytest.importorskip("imblearn.over_sampling").BorderlineSMOTE(random_state=0)
+    x, y = overlapping()
+    over.fit_resample(x, y)
+    model = fitted(x[:, None], y, BorderlineSMOTE, standardize=False)
+    danger = np.flatnonzero(weights_of(model, x) * (y == 1))
+    assert 3 < len(danger) < 20
+    assert np.array_equal(danger, np.sort(over.in_danger_indices[1]))
+    # Every sample starts at one of them: it lies on a segment from it to a neighbour of its class.
+    samples = model.sample(100, condition={"label": 1}, seed=1).data["x"][:, 0].double().numpy()
+    table = model.neighbours[0].numpy()
+    points = model.windows["x"][:, 0].double().numpy()
+    starts = np.flatnonzero(model.rows.weight.numpy() * (model.windows["y"].numpy() == 1))
+    nearest = [
+        min(distance_to_segments(row[None], points[[start, end]])[0] for start in starts for end in table[start])
+        for row in samples
+    ]
+    assert max(nearest) < 1e-4
+
+
+def test_adasyn_weighs_windows_as_imbalanced_learn(monkeypatch):
+    over = pytest.importorskip("imblearn.over_sampling").ADASYN(random_state=0)
+    x, y = overlapping()
+    expected, rint = [], np.rint
+    monkeypatch.setattr(np, "rint", lambda value: expected.append(value) or rint(value))
+    over.fit_resample(x, y)
+    monkeypatch.undo()
+    model = fitted(x[:, None], y, ADASYN, standardize=False)
+    weight = weights_of(model, x)[y == 1]
+    # imbalanced-learn rounds (share of foreign neighbours, normalised) x (samples wanted).
+    assert len(np.unique(weight)) > 2
+    assert np.allclose(weight / weight.sum(), expected[0] / expected[0].sum(), atol=1e-6)
+    requests = model.make_requests(4000, condition={"label": 1}, seed=3)
+    picked = model.rows.pick(requests, KeyedRNG(requests.seed))
+    share = torch.bincount(picked, minlength=len(x)) / 4000
+    mass = model.rows.weight * (model.windows["y"] == 1)
+    assert torch.allclose(share, mass / mass.sum(), atol=0.015)
+
+
+def test_foreign_neighbours_are_counted_over_all_classes():
+    level = torch.tensor([0.0, 0.1, 0.2, 5.0, 5.1, 0.15, 5.2])[:, None]
+    share = foreign_share(level, torch.tensor([0, 0, 0, 1, 1, 2, 1]), k=2)
+    assert share.tolist() == [0.5, 0.5, 0.5, 0.0, 0.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("kind", (ADASYN, BorderlineSMOTE))
+def test_classes_far_apart_fall_back_to_smote_with_a_warning(kind):
+    x = np.random.default_rng(0).normal(size=(24, 1, 6)) + 100 * (np.arange(24) % 2)[:, None, None]
+    model = fitted(x, np.arange(24) % 2, kind)
+    with pytest.warns(UserWarning, match="no border around class 0, 1"):
+        samples = model.sample(200, condition={"label": 1}, seed=1)
+    plain = fitted(x, np.arange(24) % 2).sample(200, condition={"label": 1}, seed=1)
+    assert torch.allclose(samples.data["x"].mean(), plain.data["x"].mean(), atol=0.2)
+
+
+@pytest.mark.parametrize("kind", (ADASYN, BorderlineSMOTE))
+def test_unlabelled_data_are_smote(kind):
+    items = StackedItems({"x": torch.randn(12, 1, 6, generator=torch.Generator().manual_seed(0))})
+    schema = describe(items, "timeseries")
+    ours, plain = (one().fit_on(items, schema).sample(5, seed=1).data["x"] for one in (kind, SMOTE))
+    assert torch.equal(ours, plain)
+    with pytest.raises(ConfigError, match="m_neighbors"):
+        kind(m_neighbors=0)
