@@ -1,8 +1,8 @@
 """Missing values filled in by flow_ts, against linear interpolation and the value one season earlier.
 
-One model is trained on the first 70 % of a series and fills in windows of the last part, of which 10, 50 and 90 % of the
-values are hidden at random. Scores are mean absolute errors of the hidden values in units of each channel's standard
-deviation in training. Values that are missing in the file are never scored.
+One model is trained on the first 70 % of a series and fills in windows of the last part, of which 10, 50 and 90 % of
+the values are hidden at random. Scores are mean absolute errors of the hidden values in units of each channel's
+standard deviation in training. Values that are missing in the file are never scored.
 
     python examples/imputation.py ../shared/data/timeseries/ETTh1.csv --minutes 5
     python examples/imputation.py ../shared/data/timeseries/air_quality.npz --minutes 5

@@ -1,4 +1,4 @@
-"""What only flow_ts can get wrong: a Gaussian start, imputation, held-out windows, refinement, long and ragged windows."""
+"""What only flow_ts can get wrong: a Gaussian start, imputation, held-out windows, refinement, odd shapes."""
 
 from __future__ import annotations
 
