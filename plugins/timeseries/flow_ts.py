@@ -253,7 +253,8 @@ class FlowTS(FlowGenerator):
             patch=int(p["patch_size"] or -(-self.length // _MAX_TOKENS)),
         )
         super().build(schema)
-        self.best = BestWeights(dict(self.average.named_buffers()))
+        self.best = BestWeights(self._sampled_from())
+        self._checks = 0
         self._held: dict[str, dict[str, Tensor]] = {}
         self._held_keys = torch.empty(0, dtype=torch.int64)
 
@@ -323,11 +324,16 @@ class FlowTS(FlowGenerator):
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Look at the held-out windows now and then."""
-        before = self._last_check = getattr(self, "_last_check", 0)
         super().on_train_batch_end(*args, **kwargs)
-        self._last_check = int(self.progress * _CHECKS)
-        if self._held and self._last_check > before:
+        due = int(self.progress * _CHECKS)
+        if self._held and due > self._checks:
             self._check_held_out()
+        self._checks = due
+
+    def _sampled_from(self) -> dict[str, Tensor]:
+        """The weights that samples come from: the averaged ones, or the plain ones where there is no average."""
+        named = self.average.named_buffers() if self.hparams["ema_decay"] > 0 else self.named_parameters()
+        return dict(named)
 
     @torch.no_grad()
     def _check_held_out(self) -> None:
@@ -341,15 +347,15 @@ class FlowTS(FlowGenerator):
         self.train()
         self.log("held_out_loss", loss["held_out"], rank_zero_only=True)
         self.log("memorisation", 1 - loss["trained"] / loss["held_out"], rank_zero_only=True)
-        waited = self.best.offer(loss["held_out"], dict(self.average.named_buffers()))
+        waited = self.best.offer(loss["held_out"], self._sampled_from())
         if self.hparams["patience"] is not None and waited >= self.hparams["patience"]:
             self.trainer.should_stop = True
 
     def on_train_end(self) -> None:
-        """Keep the averaged weights that were best on the held-out windows."""
+        """Keep the weights that were best on the held-out windows."""
         super().on_train_end()
         if self._held:
-            self.best.restore(dict(self.average.named_buffers()))
+            self.best.restore(self._sampled_from())
 
     def losses(self, batch: Mapping[str, Tensor], rng: KeyedRNG) -> dict[str, Tensor]:
         """Flow-matching loss, with a part of some windows shown to the network."""
