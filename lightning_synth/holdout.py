@@ -5,7 +5,7 @@ The validation split of the DataModule stays unseen, as it must: what is held ou
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -99,10 +99,3 @@ def without(batch: Mapping[str, Tensor], keys: Tensor) -> dict[str, Tensor]:
     stays = ~torch.isin(row_keys(batch["x"]), keys)
     stays[0] |= ~stays.any()
     return {name: value[stays] for name, value in batch.items()}
-
-
-def spread(rows: Sequence[int], most: int) -> list[int]:
-    """At most ``most`` of the rows, evenly spaced."""
-    if len(rows) <= most:
-        return list(rows)
-    return [rows[i] for i in torch.linspace(0, len(rows) - 1, most).round().long().tolist()]

@@ -89,3 +89,15 @@ class StackedItems(Sequence[dict[str, Tensor]]):
         parts = [part for part in parts if len(part)] or list(parts[:1])
         shared = [name for name in parts[0].tensors if all(name in part.tensors for part in parts)]
         return cls({name: torch.cat([part.tensors[name] for part in parts]) for name in shared})
+
+
+def evenly_spaced(rows: Sequence[int], most: int) -> list[int]:
+    """Choose at most ``most`` of the rows, evenly spaced, the first and the last among them.
+
+    Example:
+        >>> evenly_spaced(range(100), 4)
+        [0, 33, 66, 99]
+    """
+    if len(rows) <= most:
+        return list(rows)
+    return [rows[i] for i in np.linspace(0, len(rows) - 1, most).round().astype(int)]

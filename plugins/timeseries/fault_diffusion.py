@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_synth.diffusion import KEEP
 from lightning_synth.errors import CheckpointError, ConfigError
+from lightning_synth.items import evenly_spaced
 from lightning_synth.plugins.timeseries.difference import DIVERSITY, DifferenceAdapter, Exemplars, diversity_term
 from lightning_synth.plugins.timeseries.diffusion_ts import (
     ConditionEmbedding,
@@ -240,7 +241,7 @@ class FaultDiffusion(DiffusionTS):
             fault = torch.from_numpy(y != self.normal_class)
         limit = min(int(self.hparams["bank_size"]), max(1, _BANK_BYTES // (4 * self.channels * self.length)))
         for name, chosen in (("_normals", ~fault), ("_shots", fault)):
-            rows = _spread(chosen.nonzero()[:, 0], limit).tolist()
+            rows = evenly_spaced(chosen.nonzero()[:, 0].tolist(), limit)
             batch = collate([items[i] for i in rows], schema) if rows else {}
             setattr(self, name, {k: v.to(self.device) for k, v in batch.items() if isinstance(v, Tensor)})
 
@@ -502,11 +503,6 @@ def _taken(rows: Rows, which: Tensor) -> Rows:
 
 def _joined(first: Rows, second: Rows) -> Rows:
     return {name: torch.cat([value, second[name].to(value)]) for name, value in first.items() if name in second}
-
-
-def _spread(index: Tensor, limit: int) -> Tensor:
-    """At most ``limit`` entries, evenly spaced."""
-    return index if len(index) <= limit else index[torch.linspace(0, len(index) - 1, limit).round().long()]
 
 
 def _balanced(label: Tensor, u: Tensor, v: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from lightning_synth.conditions import Condition
 from lightning_synth.errors import ConfigError, DataError
 from lightning_synth.flow import FlowGenerator
-from lightning_synth.holdout import BestWeights, held_out_rows, row_keys, spread, without
+from lightning_synth.holdout import BestWeights, held_out_rows, row_keys, without
+from lightning_synth.items import evenly_spaced
 from lightning_synth.plugins.timeseries.diffusion_ts import ConditionEmbedding, sinusoidal, warm_cosine
 from lightning_synth.plugins.timeseries.whitening import WindowWhitener
 from lightning_synth.requests import KeyedRNG, SampleRequests
@@ -304,7 +305,7 @@ class FlowTS(FlowGenerator):
         items = self.training_items()
         held = held_out_rows(len(items), self.hparams["holdout"]) if len(items) >= _MIN_FOR_HOLDOUT else []
         chosen = set(held)
-        kept = spread([i for i in range(len(items)) if i not in chosen], _MAX_FITTED)
+        kept = evenly_spaced([i for i in range(len(items)) if i not in chosen], _MAX_FITTED)
         if not self.is_fitted:
             batch = self._collated(items, kept)
             self.view.fit(batch["x"], batch.get("mask") if self.ragged else None, batch.get("y"))
@@ -312,8 +313,8 @@ class FlowTS(FlowGenerator):
         if held:
             self._held_keys = row_keys(self._collated(items, held)["x"])
             self._held = {
-                "held_out": self._collated(items, spread(held, _MAX_HELD)),
-                "trained": self._collated(items, spread(kept, _MAX_HELD)),
+                "held_out": self._collated(items, evenly_spaced(held, _MAX_HELD)),
+                "trained": self._collated(items, evenly_spaced(kept, _MAX_HELD)),
             }
 
     def _collated(self, items: Any, rows: list[int]) -> dict[str, Tensor]:
