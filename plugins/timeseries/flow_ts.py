@@ -116,7 +116,7 @@ class TwoAxisTransformer(nn.Module):
         self.name = nn.Parameter(torch.randn(channels, dim) * 0.02)
         self.place = nn.Parameter(torch.randn(self.tokens, dim) * 0.02)
         self.given_time = nn.Linear(given * channels * patch, dim, bias=False) if given else None
-        self.given_channel = nn.Linear(given * length, dim, bias=False) if given else None
+        self.given_channel = nn.Linear(given * (length + extra), dim, bias=False) if given else None
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
         self.norm, self.film = nn.LayerNorm(dim, elementwise_affine=False), nn.Linear(dim, 2 * dim)
         self.to_time, self.to_channel = nn.Linear(dim, channels * patch), nn.Linear(dim, length + extra)
@@ -139,12 +139,12 @@ class TwoAxisTransformer(nn.Module):
         Args:
             x: (batch, channels, length + extra).
             embedding: (batch, dim), of time and conditions.
-            given: (batch, channels, given, length), what is observed; zero where nothing is.
+            given: (batch, channels, given, length + extra), what is observed; zero where nothing is.
         """
         time = self.from_time(self._patches(x[..., : self.length])) + self.place
         channel = self.from_channel(x) + self.name
         if given is not None and self.given_time is not None and self.given_channel is not None:
-            time = time + self.given_time(self._patches(given.flatten(1, 2)))
+            time = time + self.given_time(self._patches(given[..., : self.length].flatten(1, 2)))
             channel = channel + self.given_channel(given.flatten(2))
         h, embedding = torch.cat([time, channel], dim=1), F.silu(embedding)
         for block in self.blocks:
@@ -246,7 +246,7 @@ class FlowTS(FlowGenerator):
             self.channels,
             self.length,
             extra=2,
-            given=3 if p["observed"] else 0,
+            given=2 if p["observed"] else 0,
             dim=int(p["d_model"]),
             depth=int(p["depth"]),
             heads=int(p["heads"]),
@@ -366,25 +366,26 @@ class FlowTS(FlowGenerator):
         if self.hparams["observed"]:
             mask = random_observations(batch["x"].shape, rng.fork("observed")).to(x1.device)
             mask = mask & (rng.fork("shown").uniform((len(x1), 1, 1)).to(x1.device) < self.hparams["observed"])
-            condition["given"] = self.given(batch["x"], mask & batch["mask"][:, None] if "mask" in batch else mask)
+            mask = mask & batch["mask"][:, None] if "mask" in batch else mask
+            condition["given"] = self.given(batch["x"], mask, batch)
         return self.path_loss(x1, condition, batch, rng)
 
-    def given(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Describe observed values: as they are, relative to one another, and which.
+    def given(self, x: Tensor, mask: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Describe what is observed in the terms of the answer: the interpolated window, whitened, and the mask.
 
         Args:
             x: (rows, channels, length), raw units; anything where not observed.
             mask: bool, the same shape.
+            batch: With the labels ``y`` and the ``mask`` of ragged windows, where there are any.
 
         Returns:
-            (rows, channels, 3, length), zero where nothing is observed.
+            (rows, channels, 2, length + 2), zero for rows of which nothing is observed.
         """
-        z = torch.where(mask, self.view.scaler(x.float()), 0.0)
-        count = mask.sum(-1, keepdim=True).clamp(min=1)
-        level = z.sum(-1, keepdim=True) / count
-        centred = (z - level) * mask
-        scale = (centred.square().sum(-1, keepdim=True) / count + 1e-4).sqrt()
-        given = torch.stack([z, centred / scale, mask.to(z)], dim=2)
+        filled = interpolate(torch.where(mask, x.float(), 0.0), mask, self.view.scaler.mean)
+        z = self.view(filled, batch.get("mask") if self.ragged else None, batch.get("y"))
+        share = mask.double().mean(-1, keepdim=True).to(z).expand(-1, -1, 2)
+        given = torch.stack([z, torch.cat([mask.to(z), share], dim=2)], dim=2)
+        given = given * mask.flatten(1).any(1)[:, None, None, None]
         return F.pad(given, (0, 0, 0, 0, 0, self.channels - given.shape[1]))
 
     def flow_loss(
@@ -422,12 +423,14 @@ class FlowTS(FlowGenerator):
     # Sampling ------------------------------------------------------------------------------------------------------
 
     def sampling_condition(
-        self, requests: SampleRequests, rng: KeyedRNG, given: Tensor | None = None, **options: Any
+        self, requests: SampleRequests, rng: KeyedRNG, observed: tuple[Tensor, Tensor] | None = None, **options: Any
     ) -> dict[str, Tensor]:
-        """Add what is observed."""
+        """Add what is observed: values (n, channels, length) in raw units, and their mask."""
         condition = super().sampling_condition(requests, rng, **options)
-        if given is not None:
-            condition["given"] = given[requests.index.to(given.device)].to(self.device)
+        if observed is not None:
+            x, mask = (value[requests.index.to(value.device)].to(self.device) for value in observed)
+            named = {"y": condition["label"]} if "label" in condition else {}
+            condition["given"] = self.given(x, mask, named)
         return condition
 
     def impute(
@@ -460,10 +463,10 @@ class FlowTS(FlowGenerator):
         if not bool(torch.isfinite(x[mask]).all()):
             raise DataError("an observed value is not finite: set its mask to False")
         rows = torch.arange(len(x)).repeat_interleave(n)
-        given = self.given(torch.where(mask, x, 0.0).to(self.device), mask.to(self.device))[rows.to(self.device)]
+        observed = (torch.where(mask, x, 0.0)[rows], mask[rows])
         if isinstance(condition, Mapping):
             condition = {k: _repeated(value, rows) for k, value in condition.items()}
-        filled = self.sample(len(rows), condition=condition, seed=seed, given=given, **options).data["x"].cpu()
+        filled = self.sample(len(rows), condition=condition, seed=seed, observed=observed, **options).data["x"].cpu()
         out: Tensor = torch.where(mask[rows], x[rows], filled).unflatten(0, (len(x), n))
         return out
 
@@ -496,6 +499,29 @@ def log_power(z: Tensor) -> Tensor:
     """Log power of each frequency, (rows, channels, length / 2 + 1)."""
     out: Tensor = torch.fft.rfft(z.float(), norm="ortho").abs().square().add(1e-2).log()
     return out
+
+
+def interpolate(x: Tensor, mask: Tensor, mean: Tensor) -> Tensor:
+    """Fill in linearly along time; ends are held, and channels of which nothing is observed get their mean.
+
+    Args:
+        x: (rows, channels, length).
+        mask: bool, the same shape.
+        mean: (channels, 1).
+
+    Example:
+        >>> x, seen = torch.tensor([[[0.0, 9.0, 4.0, 9.0]]]), torch.tensor([[[True, False, True, False]]])
+        >>> interpolate(x, seen, torch.zeros(1, 1))
+        tensor([[[0., 2., 4., 4.]]])
+    """
+    steps, last = torch.arange(x.shape[-1], device=x.device), x.shape[-1]
+    before = torch.where(mask, steps, -1).cummax(dim=-1).values
+    after = torch.where(mask, steps, last).flip(-1).cummin(dim=-1).values.flip(-1)
+    before, after = torch.where(before < 0, after, before), torch.where(after == last, before, after)
+    before, after = before.clamp(0, last - 1), after.clamp(0, last - 1)
+    left, right = x.gather(-1, before), x.gather(-1, after)
+    filled = left + (right - left) * (steps - before) / (after - before).clamp(min=1)
+    return torch.where(mask.any(-1, keepdim=True), filled, mean)
 
 
 def random_observations(shape: torch.Size, rng: KeyedRNG) -> Tensor:

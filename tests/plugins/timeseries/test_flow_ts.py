@@ -88,12 +88,12 @@ def test_rotary_embedding_depends_on_the_distance_alone() -> None:
 @pytest.mark.parametrize(("length", "patch"), [(24, 1), (25, 4), (300, 8)])
 def test_transformer_takes_any_length_and_starts_at_zero(length: int, patch: int) -> None:
     torch.manual_seed(0)
-    net = TwoAxisTransformer(3, length, 2, 3, 16, 1, 2, 2, patch)
+    net = TwoAxisTransformer(3, length, 2, 2, 16, 1, 2, 2, patch)
     x = torch.randn(2, 3, length + 2)
     assert torch.equal(net(x, torch.randn(2, 16)), torch.zeros_like(x))
     torch.nn.init.normal_(net.to_time.weight)
     torch.nn.init.normal_(net.to_channel.weight)
-    given = torch.zeros(2, 3, 3, length)
+    given = torch.zeros(2, 3, 2, length + 2)
     embedding = torch.randn(2, 16)
     assert torch.allclose(net(x, embedding, given), net(x, embedding), atol=1e-5)
     given[..., -1] = 1
