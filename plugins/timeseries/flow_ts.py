@@ -463,11 +463,13 @@ class FlowTS(FlowGenerator):
         if not bool(torch.isfinite(x[mask]).all()):
             raise DataError("an observed value is not finite: set its mask to False")
         rows = torch.arange(len(x)).repeat_interleave(n)
-        observed = (torch.where(mask, x, 0.0)[rows], mask[rows])
+        x, mask = torch.where(mask, x, 0.0)[rows], mask[rows]
         if isinstance(condition, Mapping):
             condition = {k: _repeated(value, rows) for k, value in condition.items()}
-        filled = self.sample(len(rows), condition=condition, seed=seed, observed=observed, **options).data["x"].cpu()
-        out: Tensor = torch.where(mask[rows], x[rows], filled).unflatten(0, (len(x), n))
+        filled = self.sample(len(rows), condition=condition, seed=seed, observed=(x, mask), **options).data["x"].cpu()
+        # What is left over at observed values is carried to their neighbours: no jump beside them.
+        rest = interpolate(torch.where(mask, x - filled, 0.0), mask, torch.zeros(shape[0], 1))
+        out: Tensor = torch.where(mask, x, filled + rest).unflatten(0, (len(rows) // n, n))
         return out
 
     def forecast(self, x: Any, n: int = 1, **options: Any) -> Tensor:
