@@ -5,7 +5,7 @@ the values are hidden at random. Scores are mean absolute errors of the hidden v
 standard deviation in training. Values that are missing in the file are never scored.
 
     python examples/imputation.py ../shared/data/timeseries/ETTh1.csv --minutes 5
-    python examples/imputation.py ../shared/data/timeseries/air_quality.npz --minutes 5
+    python examples/imputation.py ../shared/data/timeseries/air_quality.npz --columns CO_GT C6H6_GT NOx_GT T RH
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path")
     parser.add_argument("--length", type=int, default=48)
+    parser.add_argument("--columns", nargs="*", default=None, help="leave out those without values in the last part")
     parser.add_argument("--season", type=int, default=24, help="steps; both example series are hourly")
     parser.add_argument("--minutes", type=float, default=5.0, help="processor time of training")
     parser.add_argument("--windows", type=int, default=200)
@@ -63,7 +64,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    split = {"length": options.length, "val_fraction": 0.0, "test_fraction": 0.3, "irregular": "ignore"}
+    split = {
+        "columns": options.columns,
+        "length": options.length,
+        "val_fraction": 0.0,
+        "test_fraction": 0.3,
+        "irregular": "ignore",
+    }
     data = ls.datamodules.SeriesDataModule(options.path, missing="linear", **split)
     complete = ls.datamodules.SeriesDataModule(options.path, missing="drop", **split)
     steps, model = 60, ls.get_generator("flow_ts")(observed=0.6, seed=options.seed)
