@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,6 +33,38 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+def _run(command: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        # The other rank holds the pipes: it has to go too.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+@pytest.fixture(scope="session")
+def run_script() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a Python script that starts two processes.
+
+    On a crowded machine the rendezvous of two torch processes was seen to hang, before any line of ours ran: a script
+    that does not end is killed with its children and started once more. A script that fails is not.
+    """
+
+    def run(*arguments: object, timeout: float = 130) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *map(str, arguments)]
+        try:
+            return _run(command, timeout)
+        except subprocess.TimeoutExpired:
+            return _run(command, timeout)
+
+    return run
 
 
 @pytest.fixture

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
 import textwrap
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -417,26 +415,25 @@ trainer.fit(model, datamodule=tiny_datamodule("timeseries", n=32, batch_size=4))
 """
 
 
-def run_two_processes(tmp_path: Path, kind: str, strategy: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def run_two_processes(run_script: Any, tmp_path: Path) -> Any:
     script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(SCRIPT.format(folder=str(Path(__file__).parent))))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, str(script), kind, strategy]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, check=False)
+    return partial(run_script, script)
 
 
 @pytest.mark.ddp
 @pytest.mark.parametrize(
     ("kind", "strategy"), [("joint", "ddp_fork"), ("alternating", "ddp_fork_find_unused_parameters_true")]
 )
-def test_both_updates_keep_two_processes_equal(kind: str, strategy: str, tmp_path: Path) -> None:
-    done = run_two_processes(tmp_path, kind, strategy)
+def test_both_updates_keep_two_processes_equal(kind: str, strategy: str, run_two_processes: Any) -> None:
+    done = run_two_processes(kind, strategy)
     assert "RESULT True 6 6" in done.stdout, done.stdout + done.stderr[-3000:]
 
 
 @pytest.mark.ddp
-def test_stock_alternating_updates_fail_under_plain_ddp(tmp_path: Path) -> None:
-    done = run_two_processes(tmp_path, "stock", "ddp_fork")
+def test_stock_alternating_updates_fail_under_plain_ddp(run_two_processes: Any) -> None:
+    done = run_two_processes("stock", "ddp_fork")
     assert done.returncode and "parameters that were not used in producing" in done.stderr, (
         done.stdout + done.stderr[-3000:]
     )

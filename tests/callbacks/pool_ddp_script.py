@@ -58,6 +58,10 @@ def main(folder, devices, batch_size, strategy, rows, die_at=None):
         n=int(rows), seed=7, condition={"label": "balanced"}, batch_size=int(batch_size)
     )
     trainer.predict(generator, datamodule=requests, return_predictions=False)
+    # Lightning leaves gloo's threads running; at exit they can abort the process.
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

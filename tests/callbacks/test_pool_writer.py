@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -59,11 +58,9 @@ def predict(trainer_kwargs):
     return run
 
 
-def script(*arguments):
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, env=env, timeout=240
-    )
+@pytest.fixture(scope="module")
+def script(run_script):
+    return partial(run_script, SCRIPT)
 
 
 def windows(pool):
@@ -71,7 +68,7 @@ def windows(pool):
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory):
+def one(script, tmp_path_factory):
     """101 rows written by one process at batch size 8."""
     folder = tmp_path_factory.mktemp("one")
     done = script(folder, 1, 8, "auto", 101)
@@ -81,7 +78,7 @@ def one(tmp_path_factory):
 
 @pytest.mark.ddp
 @pytest.mark.parametrize("strategy", ("ddp_fork", "ddp"))
-def test_the_pool_is_the_same_on_two_processes(one, tmp_path, strategy):
+def test_the_pool_is_the_same_on_two_processes(one, script, tmp_path, strategy):
     done = script(tmp_path / "two", 2, 16, strategy, 101)
     assert done.returncode == 0, done.stderr[-3000:]
     two = SyntheticPool.open(tmp_path / "two")
@@ -97,7 +94,7 @@ def test_the_pool_is_the_same_on_two_processes(one, tmp_path, strategy):
 
 
 @pytest.mark.ddp
-def test_a_killed_run_continues_on_another_number_of_processes(one, tmp_path):
+def test_a_killed_run_continues_on_another_number_of_processes(one, script, tmp_path):
     killed = script(tmp_path / "pool", 2, 4, "ddp_fork", 101, 5)
     assert killed.returncode != 0
     complete = len(list((tmp_path / "pool").glob("part-*.parquet")))
@@ -113,7 +110,7 @@ def test_a_killed_run_continues_on_another_number_of_processes(one, tmp_path):
 
 
 @pytest.mark.ddp
-def test_fewer_rows_than_processes(tmp_path):
+def test_fewer_rows_than_processes(script, tmp_path):
     done = script(tmp_path, 2, 8, "ddp_fork", 1)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(SyntheticPool.open(tmp_path)) == 1

@@ -160,12 +160,12 @@ DDP = """
 
 
 @pytest.mark.ddp
-def test_two_processes_share_one_order(tmp_path):
+def test_two_processes_share_one_order(run_script, tmp_path):
     import json
 
     script = tmp_path / "run.py"
     script.write_text(textwrap.dedent(DDP))
-    subprocess.run([sys.executable, str(script), str(tmp_path)], check=True, timeout=120, capture_output=True)
+    assert run_script(script, tmp_path).returncode == 0
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     x = torch.arange(12.0)[:, None, None].expand(12, 2, 8)
     single = order(ItemsDataModule(StackedItems({"x": x}), batch_size=3), 0)

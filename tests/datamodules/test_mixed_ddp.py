@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,11 +13,10 @@ REAL, EPOCHS = 43, 3
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(run_script, tmp_path_factory):
     """Steps of each run and rank, final weights, and what was printed."""
     folder = tmp_path_factory.mktemp("ddp")
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, SCRIPT, folder], capture_output=True, text=True, env=env, timeout=280)
+    done = run_script(SCRIPT, folder)
     assert done.returncode == 0, done.stderr[-4000:]
     names = ("full", "resumed", "labelled")
     logs = {name: [json.loads((folder / f"{name}.{rank}").read_text()) for rank in (0, 1)] for name in names}

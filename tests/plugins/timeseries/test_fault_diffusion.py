@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -279,7 +277,7 @@ def test_wrong_settings_are_refused() -> None:
 
 
 @pytest.mark.ddp
-def test_both_stages_under_plain_ddp(tmp_path: Path) -> None:
+def test_both_stages_under_plain_ddp(run_script: Any, tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(
         textwrap.dedent("""
@@ -319,6 +317,6 @@ def test_both_stages_under_plain_ddp(tmp_path: Path) -> None:
             trainer.fit(model, datamodule=module)
     """)
     )
-    run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=240)
+    run = run_script(script)
     assert run.returncode == 0, run.stderr[-3000:]
     assert run.stdout.count("finished") == 2

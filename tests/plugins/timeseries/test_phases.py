@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -40,10 +37,10 @@ with quiet():
 
 @pytest.mark.ddp
 @pytest.mark.parametrize(("name", "settings"), [("vq_ts", {}), ("timegan", {"update": "joint"})])
-def test_two_processes_stay_equal_through_all_phases(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
+def test_two_processes_stay_equal_through_all_phases(
+    name: str, settings: dict[str, Any], run_script: Any, tmp_path: Path
+) -> None:
     script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(SCRIPT))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, str(script), name, repr(settings)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, check=False)
+    done = run_script(script, name, repr(settings))
     assert "RESULT True 9" in done.stdout, done.stdout + done.stderr[-3000:]
