@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from lightning_synth.diffusion import KEEP
+from lightning_synth.requests import KeyedRNG
 
 
 class Standardizer(nn.Module):
@@ -39,3 +45,67 @@ class Standardizer(nn.Module):
     def inverse(self, z: Tensor) -> Tensor:
         """Return to raw units."""
         return z * self.std + self.mean
+
+
+class ConditionEmbedding(nn.Module):
+    """Sum of a label embedding and a small network on the standardised continuous conditions.
+
+    Args:
+        schema: Says which conditions exist.
+        dim: Size of the embedding.
+        label: Whether the label is used.
+    """
+
+    stats: Tensor
+
+    def __init__(self, schema: Mapping[str, Any], dim: int, label: bool = True) -> None:
+        super().__init__()
+        known = {**(schema.get("conditions") or {}), **(schema.get("properties") or {})}
+        self.dim, self.names = dim, list(known)
+        classes = int(schema.get("num_classes") or 0) if label else 0
+        self.label = nn.Embedding(classes, dim) if classes else None
+        self.continuous = None
+        if self.names:
+            self.continuous = nn.Sequential(nn.Linear(len(self.names), dim), nn.SiLU(), nn.Linear(dim, dim))
+        stats = [[known[name][key] for name in self.names] for key in ("mean", "std")]
+        self.register_buffer("stats", torch.tensor(stats, dtype=torch.float32), persistent=False)
+
+    def forward(self, condition: Mapping[str, Tensor], rows: int) -> Tensor:
+        """Return (rows, dim); rows with ``condition["keep"]`` False, and conditions not given, contribute zero."""
+        total = torch.zeros(rows, self.dim, device=self.stats.device)
+        if self.label is not None and "label" in condition:
+            total = total + self.label(condition["label"])
+        if self.continuous is not None and all(name in condition for name in self.names):
+            raw = torch.stack([condition[name].float() for name in self.names], dim=1)
+            total = total + self.continuous((raw - self.stats[0]) / self.stats[1].clamp(min=1e-6))
+        keep = condition.get(KEEP)
+        return total if keep is None else total * keep[:, None]
+
+
+def sinusoidal(t: Tensor, dim: int) -> Tensor:
+    """Encode diffusion steps, int64 (batch,), as sines and cosines, (batch, dim)."""
+    half = dim // 2
+    rate = torch.exp(torch.arange(half, device=t.device) * (-math.log(10000) / max(1, half - 1)))
+    angle = t[:, None] * rate
+    return F.pad(torch.cat([angle.sin(), angle.cos()], dim=1), (0, dim % 2))
+
+
+@contextmanager
+def owned_dropout(rng: KeyedRNG) -> Iterator[None]:
+    """Let dropout layers, which draw from torch's global generator, draw as ``rng`` says; the global one stands still.
+
+    Args:
+        rng: Scalar-seeded.
+
+    Example:
+        >>> layer, one = nn.Dropout(0.5), torch.ones(8)
+        >>> draws = []
+        >>> for _ in range(2):
+        ...     with owned_dropout(KeyedRNG(3)):
+        ...         draws.append(layer(one))
+        >>> bool((draws[0] == draws[1]).all())
+        True
+    """
+    with torch.random.fork_rng(devices=[rng.device] if rng.device.type == "cuda" else []):
+        torch.manual_seed(int(rng.fork("dropout").integers(1 << 31)))
+        yield

@@ -158,7 +158,7 @@ class KeyedRNG:
                 words = _philox(counters[b : b + chunk], c1, self.stream, k0[r : r + rows], k1[r : r + rows])
                 for slot, value in enumerate(transform(words) if transform else words):
                     out[r : r + rows, slot, b : b + chunk] = value
-        return out.reshape(len(seeds), 4 * blocks)[:, :count].reshape(*self.seed.shape, *shape)
+        return out.reshape(len(seeds), 4 * blocks)[:, :count].reshape((*self.seed.shape, *shape))
 
     def normal(self, shape: Sequence[int], step: int | None = None) -> Tensor:
         """Draw standard normal numbers (Box-Muller).

@@ -62,6 +62,11 @@ class Domain(ABC):
     def labels(self, items: Items) -> np.ndarray | None:
         """Return int64 class labels (items,), or None."""
 
+    def conditions(self, batch: Any, schema: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return what generators may be conditioned on: name to tensor (rows,), the label first."""
+        label = {"label": batch["y"].reshape(-1)} if schema.get("num_classes") and "y" in batch else {}
+        return label | {name: batch[name].reshape(-1) for name in schema.get("conditions") or {} if name in batch}
+
     def fields(self, item: Any) -> dict[str, Any]:
         """Return the storable fields of an item: tensors, numbers or strings."""
         return {key: value for key, value in dict(item).items() if key not in PROVENANCE}

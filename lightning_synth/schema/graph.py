@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -13,6 +14,12 @@ from lightning_synth.errors import DataError
 from lightning_synth.schema.base import Domain, Items, Schema, class_summary, joint_rows, summarise
 
 _TYPE_BINS = 32
+#: Float attributes of a graph that are not conditions, whatever their size.
+_OWN = frozenset(("x", "y", "edge_index", "edge_attr", "edge_weight", "pos", "is_synthetic", "weight"))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.numel() == 1
 
 
 def _types(items: Items, key: str) -> int:
@@ -57,12 +64,52 @@ class GraphDomain(Domain):
             "num_train": len(items),
             **class_summary(self.labels(items), known),
         }
-        return {**schema, **{key: value for key, value in known.items() if key not in ("num_classes", "class_names")}}
+        return {
+            **schema,
+            **self._describe_conditions(items),
+            **{key: value for key, value in known.items() if key not in ("num_classes", "class_names")},
+        }
+
+    def _describe_conditions(self, items: Items) -> Schema:
+        """Graph-level numbers, such as a density: every float attribute of one element."""
+        first = items[0]
+        names = [key for key in first.keys() if key not in _OWN and _is_number(first[key])]
+        columns = {name: np.array([float(item[name]) for item in items]) for name in names}
+        labels = self.labels(items)
+        rows = columns if labels is None else {"label": labels, **columns}
+        return {
+            "conditions": {name: summarise(values) for name, values in columns.items()},
+            "condition_rows": joint_rows(rows) if names else {},
+        }
 
     def validate(self, items: Items, schema: Mapping[str, Any]) -> None:
-        """Check edge indices, types and finiteness."""
+        """Check edge indices, types and finiteness; that every edge is there in both directions, once."""
         for i, item in enumerate(items):
             self._validate_one(i, item, schema)
+        if len(items):
+            self._validate_simple(items)
+
+    def _validate_simple(self, items: Items) -> None:
+        """Refuse edges in one direction only; warn of self-loops and repeated edges, all graphs at once."""
+        sizes = torch.tensor([int(item.num_nodes) for item in items])
+        start, total = sizes.cumsum(0) - sizes, int(sizes.sum())
+        row, col = torch.cat([item.edge_index.cpu() + first for item, first in zip(items, start, strict=True)], 1)
+        key = row * total + col
+        lone = (~torch.isin(col * total + row, key)).nonzero()[:1, 0]
+        if len(lone):
+            i = int(torch.searchsorted(start, row[lone], right=True)) - 1
+            u, v = int(row[lone] - start[i]), int(col[lone] - start[i])
+            raise DataError(
+                f"graph {i}: edge {u}->{v} has no edge {v}->{u}; store both directions "
+                "(torch_geometric.utils.to_undirected), or read the graphs with GraphDataModule"
+            )
+        loops, repeated = int((row == col).sum()), len(key) - len(key.unique())
+        if loops or repeated:
+            warnings.warn(
+                f"{loops} self-loops and {repeated} repeated edges: generators make simple graphs; "
+                "GraphDataModule drops them",
+                stacklevel=3,
+            )
 
     def _validate_one(self, i: int, item: Any, schema: Mapping[str, Any]) -> None:
         edges, nodes = item.edge_index, item.num_nodes
@@ -105,9 +152,12 @@ class GraphDomain(Domain):
         return hasattr(batch, "to_data_list") and hasattr(batch, "ptr") and "smiles" not in batch
 
     def complete(self, batch: Any, condition: Mapping[str, Tensor], schema: Mapping[str, Any]) -> Any:
-        """Add the graph label."""
+        """Add the graph label and the continuous conditions."""
         if "label" in condition and batch.get("y") is None:
             _attach(batch, "y", condition["label"])
+        for name, value in condition.items():
+            if name != "label" and batch.get(name) is None:
+                _attach(batch, name, value)
         return batch
 
     def finite(self, batch: Any) -> Tensor:
@@ -239,6 +289,11 @@ class MoleculeDomain(GraphDomain):
             _attach(batch, "y", torch.stack([condition[name] for name in names], 1))
         return batch
 
+    def conditions(self, batch: Any, schema: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return the properties by name."""
+        names = list(schema.get("properties", {}))
+        return {name: batch.y[:, i] for i, name in enumerate(names)} if "y" in batch else {}
+
     def labels(self, items: Items) -> None:
         """Molecules have properties, not a class."""
         return None
@@ -264,6 +319,9 @@ class NodeDomain(GraphDomain):
             **class_summary(labels, {"num_classes": int(data.y.max()) + 1, **known}),
         }
         return {**schema, **{key: value for key, value in known.items() if key not in ("num_classes", "class_names")}}
+
+    def _validate_simple(self, items: Items) -> None:
+        """A citation graph may be directed."""
 
     def _validate_one(self, i: int, item: Any, schema: Mapping[str, Any]) -> None:
         types = {"num_node_types": 0, "num_edge_types": 0, **schema}

@@ -9,6 +9,27 @@ if __name__ != "lightning_synth.plugins.graph":
 
 _HERE = "lightning_synth.plugins.graph"
 
-GENERATORS: tuple[GeneratorSpec, ...] = ()
+GENERATORS: tuple[GeneratorSpec, ...] = (
+    GeneratorSpec(
+        name="defog",
+        target=f"{_HERE}.defog:DeFoG",
+        domain="graph",
+        summary="Discrete flow matching with a graph transformer, few steps, constraints; or discrete diffusion",
+        reference="arXiv:2410.04263",
+        conditions=("label", "*"),
+        requires=("torch_geometric",),
+        extra="graph",
+        tiny={
+            "num_layers": 1,
+            "d_node": 16,
+            "d_edge": 8,
+            "d_graph": 8,
+            "heads": 2,
+            "rrwp_steps": 4,
+            "num_steps": 5,
+            "condition_dropout": 0.0,
+        },
+    ),
+)
 
 __getattr__ = lazy_classes(GENERATORS)

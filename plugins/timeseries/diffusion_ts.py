@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from lightning_synth.diffusion import KEEP, DiffusionGenerator
+from lightning_synth.diffusion import DiffusionGenerator
 from lightning_synth.errors import ConfigError
-from lightning_synth.nn import Standardizer
+from lightning_synth.nn import ConditionEmbedding, Standardizer, sinusoidal
 from lightning_synth.requests import SampleRequests
 
 Difference = Callable[[int, Tensor], Tensor]
@@ -61,48 +61,6 @@ def dominant_season(x: Tensor) -> Tensor:
     chosen = torch.zeros(spectrum.shape, device=x.device).scatter_(1, strongest, 1.0)
     season: Tensor = torch.fft.irfft(spectrum * chosen, n=length, dim=1)
     return season.to(x.dtype)
-
-
-def sinusoidal(t: Tensor, dim: int) -> Tensor:
-    """Encode diffusion steps, int64 (batch,), as sines and cosines, (batch, dim)."""
-    half = dim // 2
-    rate = torch.exp(torch.arange(half, device=t.device) * (-math.log(10000) / max(1, half - 1)))
-    angle = t[:, None] * rate
-    return F.pad(torch.cat([angle.sin(), angle.cos()], dim=1), (0, dim % 2))
-
-
-class ConditionEmbedding(nn.Module):
-    """Sum of a label embedding and a small network on the standardised continuous conditions.
-
-    Args:
-        schema: Says which conditions exist.
-        dim: Size of the embedding.
-        label: Whether the label is used.
-    """
-
-    stats: Tensor
-
-    def __init__(self, schema: Mapping[str, Any], dim: int, label: bool = True) -> None:
-        super().__init__()
-        self.dim, self.names = dim, list(schema.get("conditions") or {})
-        classes = int(schema.get("num_classes") or 0) if label else 0
-        self.label = nn.Embedding(classes, dim) if classes else None
-        self.continuous = None
-        if self.names:
-            self.continuous = nn.Sequential(nn.Linear(len(self.names), dim), nn.SiLU(), nn.Linear(dim, dim))
-        stats = [[schema["conditions"][name][key] for name in self.names] for key in ("mean", "std")]
-        self.register_buffer("stats", torch.tensor(stats, dtype=torch.float32), persistent=False)
-
-    def forward(self, condition: Mapping[str, Tensor], rows: int) -> Tensor:
-        """Return (rows, dim); rows with ``condition["keep"]`` False, and conditions not given, contribute zero."""
-        total = torch.zeros(rows, self.dim, device=self.stats.device)
-        if self.label is not None and "label" in condition:
-            total = total + self.label(condition["label"])
-        if self.continuous is not None and all(name in condition for name in self.names):
-            raw = torch.stack([condition[name].float() for name in self.names], dim=1)
-            total = total + self.continuous((raw - self.stats[0]) / self.stats[1].clamp(min=1e-6))
-        keep = condition.get(KEEP)
-        return total if keep is None else total * keep[:, None]
 
 
 class AdaLayerNorm(nn.Module):

@@ -20,7 +20,8 @@ from lightning_synth.errors import ConfigError, DataError
 from lightning_synth.flow import FlowGenerator
 from lightning_synth.holdout import BestWeights, held_out_rows, row_keys, without
 from lightning_synth.items import evenly_spaced
-from lightning_synth.plugins.timeseries.diffusion_ts import ConditionEmbedding, sinusoidal, warm_cosine
+from lightning_synth.nn import ConditionEmbedding, sinusoidal
+from lightning_synth.plugins.timeseries.diffusion_ts import warm_cosine
 from lightning_synth.plugins.timeseries.whitening import WindowWhitener
 from lightning_synth.requests import KeyedRNG, SampleRequests
 

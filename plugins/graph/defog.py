@@ -1,0 +1,401 @@
+"""Discrete flow matching for graphs with node and edge types; discrete diffusion on the same network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_synth.averaging import AveragedGenerator
+from lightning_synth.diffusion import KEEP
+from lightning_synth.discrete_flow import PosteriorSampler, RateSampler, Sampler, cosine_level, distort, draw, noise
+from lightning_synth.errors import ConfigError
+from lightning_synth.graphs import Attributes, DenseGraphs, NodeCounts, graph_batch
+from lightning_synth.nn import ConditionEmbedding, owned_dropout, sinusoidal
+from lightning_synth.plugins.graph.graph_transformer import GraphTransformer, Pairs
+from lightning_synth.requests import KeyedRNG, SampleRequests
+from lightning_synth.schema import get_domain
+
+if TYPE_CHECKING:
+    from lightning_synth.constraints import Constraint
+
+PROCESSES = ("defog", "digress")
+PRIORS = ("marginal", "absorbing", "uniform")
+#: Entries of n x n matrices sampled at once: 64 graphs of 64 nodes.
+_MAX_ENTRIES = 64**3
+_DIGRESS_STEPS = 500
+
+
+class DeFoG(AveragedGenerator):
+    """Graphs by discrete flow matching (DeFoG, Qin et al. 2025, arXiv 2410.04263).
+
+    Nodes and unordered pairs are categorical variables that are noised independently towards a prior; a graph
+    transformer predicts the clean graph; a sampler, an object apart from the network (`lightning_synth.discrete_flow`),
+    walks back in few steps. The sampler's settings can be changed after training, for one call
+    (``sample(100, num_steps=100, eta=50)``) or for good (`lightning_synth.tuning.tune_sampler`).
+
+    Args:
+        process: ``"defog"``, or ``"digress"``: discrete diffusion with marginal transitions (Vignac et al. 2023, arXiv
+            2209.14734) on the same network, 500 cosine steps.
+        prior: ``"marginal"``: the type frequencies of the training graphs; ``"absorbing"``: the first type ("no edge");
+            ``"uniform"``.
+        num_layers: Rounds of the graph transformer.
+        d_node: Features of a node, a multiple of ``heads``.
+        d_edge: Features of a pair.
+        d_graph: Features of the graph as a whole.
+        heads: Attention heads.
+        attention: ``"edge_bias"`` (a number a head), ``"cayley"`` (orthogonal, for deep networks), ``"per_channel"``
+            (that of DiGress, slow).
+        rrwp_steps: Powers of the random walk among the input features.
+        dropout: Share of features dropped in training.
+        edge_loss_weight: Weight of the cross-entropy of pairs; that of nodes has 1.
+        train_distortion: Of the training times (`lightning_synth.discrete_flow.distort`).
+        num_steps: Steps of the sampler; None is 50, or 500 for ``"digress"``.
+        eta: Stochasticity of the sampler.
+        omega: Target guidance of the sampler.
+        distortion: Of the sampling times.
+        guidance_scale: 1: plain conditional sampling; more follows label and conditions more.
+        condition_dropout: Share of training graphs whose conditions are hidden.
+        lr: Learning rate.
+        ema_decay: Of the averaged weights that are sampled from.
+        **kwargs: For `Generator`.
+
+    Shapes:
+        batch: PyG ``Batch`` with int64 ``x`` (nodes,) and ``edge_attr`` (edges,), or without.
+
+    Sampling options: ``sampler`` (a `Sampler`), or ``num_steps, eta, omega, distortion``; ``guidance_scale``;
+    ``constraint`` (`lightning_synth.constraints`), met by every sample; ``num_nodes`` (a number or one for each row).
+
+    Example:
+        >>> from lightning_synth.testing import tiny_schema
+        >>> model = DeFoG(schema=tiny_schema("graph"), num_layers=1, d_node=16, d_edge=8, d_graph=8, heads=2)
+        >>> model.is_fitted = True
+        >>> model.sample(3, seed=0, num_steps=5, num_nodes=[5, 6, 7]).data.ptr.tolist()
+        [0, 5, 11, 18]
+    """
+
+    domain = "graph"
+    conditions = ("label", "*")
+    sample_chunk = 512
+
+    prior_x: Tensor
+    prior_e: Tensor
+
+    def __init__(
+        self,
+        *,
+        process: str = "defog",
+        prior: str = "marginal",
+        num_layers: int = 6,
+        d_node: int = 128,
+        d_edge: int = 64,
+        d_graph: int = 64,
+        heads: int = 8,
+        attention: str = "edge_bias",
+        rrwp_steps: int = 12,
+        dropout: float = 0.1,
+        edge_loss_weight: float = 5.0,
+        train_distortion: str = "identity",
+        num_steps: int | None = None,
+        eta: float = 0.0,
+        omega: float = 0.0,
+        distortion: str = "polydec",
+        guidance_scale: float = 1.0,
+        condition_dropout: float = 0.1,
+        lr: float = 5e-4,
+        ema_decay: float = 0.999,
+        **kwargs: Any,
+    ) -> None:
+        if process not in PROCESSES:
+            raise ConfigError(f"process {process!r} is not one of {PROCESSES}")
+        if prior not in PRIORS:
+            raise ConfigError(f"prior {prior!r} is not one of {PRIORS}")
+        distort(torch.zeros(()), train_distortion)
+        RateSampler(num_steps or 1, eta, omega, distortion)
+        super().__init__(
+            process=process,
+            prior=prior,
+            num_layers=num_layers,
+            d_node=d_node,
+            d_edge=d_edge,
+            d_graph=d_graph,
+            heads=heads,
+            attention=attention,
+            rrwp_steps=rrwp_steps,
+            dropout=dropout,
+            edge_loss_weight=edge_loss_weight,
+            train_distortion=train_distortion,
+            num_steps=num_steps,
+            eta=eta,
+            omega=omega,
+            distortion=distortion,
+            guidance_scale=guidance_scale,
+            condition_dropout=condition_dropout,
+            lr=lr,
+            ema_decay=ema_decay,
+            **kwargs,
+        )
+
+    def build(self, schema: dict[str, Any]) -> None:
+        """Make the network, and room for the priors and the law of sizes."""
+        p = self.hparams
+        self.node_types = max(int(schema.get("num_node_types") or 0), 1)
+        self.edge_types = 1 + max(int(schema.get("num_edge_types") or 0), 1)
+        self.max_nodes = int(schema["max_nodes"])
+        names = ("num_layers", "d_node", "d_edge", "d_graph", "heads", "attention", "rrwp_steps", "dropout")
+        self.network = GraphTransformer(self.node_types, self.edge_types, **{name: p[name] for name in names})
+        self.condition = ConditionEmbedding(schema, int(p["d_graph"]))
+        self.time = nn.Linear(int(p["d_graph"]) + 2, int(p["d_graph"]))
+        self.sizes, self.attributes = NodeCounts(schema), Attributes(schema)
+        self.register_buffer("prior_x", torch.full((self.node_types,), 1 / self.node_types))
+        self.register_buffer("prior_e", torch.full((self.edge_types,), 1 / self.edge_types))
+        super().build(schema)
+
+    def setup(self, stage: str) -> None:
+        """Before a fit: count sizes and types."""
+        super().setup(stage)
+        if stage == "fit":
+            self.gather(self.training_items())
+
+    def gather(self, items: Sequence[Any]) -> None:
+        """Learn the law of sizes, the priors, and the float attributes of the training graphs.
+
+        Args:
+            items: Training graphs.
+        """
+        self.sizes.fit(items)
+        self.attributes.fit(items)
+        if self.hparams["prior"] == "marginal":
+            nodes, edges = self._type_counts(items)
+            self.prior_x.copy_((nodes + 1e-3) / (nodes + 1e-3).sum())
+            self.prior_e.copy_((edges + 1e-3) / (edges + 1e-3).sum())
+        elif self.hparams["prior"] == "absorbing":
+            self.prior_x.copy_(F.one_hot(torch.tensor(0), self.node_types))
+            self.prior_e.copy_(F.one_hot(torch.tensor(0), self.edge_types))
+
+    def _type_counts(self, items: Sequence[Any]) -> tuple[Tensor, Tensor]:
+        """Frequencies of node types, and of edge types over unordered pairs."""
+        sizes = torch.tensor([int(item.num_nodes) for item in items], dtype=torch.float64)
+        nodes, edges = torch.zeros(self.node_types), torch.zeros(self.edge_types)
+        typed_nodes, typed_edges = self.node_types > 1, self.edge_types > 2
+        for item in items:
+            x = item.x.reshape(-1) if typed_nodes else torch.zeros(int(item.num_nodes), dtype=torch.int64)
+            e = item.edge_attr.reshape(-1) if typed_edges else torch.zeros(item.edge_index.shape[1], dtype=torch.int64)
+            nodes += torch.bincount(x, minlength=self.node_types)
+            edges[1:] += torch.bincount(e, minlength=self.edge_types - 1) / 2
+        edges[0] = float((sizes * (sizes - 1) / 2).sum()) - edges.sum()
+        return nodes, edges
+
+    # Training ------------------------------------------------------------------------------------------------------
+
+    def losses(self, batch: Any, rng: KeyedRNG) -> dict[str, Tensor]:
+        """Cross-entropy of the clean types, given the noisy graph (DeFoG, eq. 8)."""
+        dense = DenseGraphs.from_batch(batch)
+        pairs = Pairs(dense.mask)
+        x1, e1 = dense.x, pairs.at_upper(dense.e)
+        t = self.training_times(len(dense), rng)
+        x_t = noise(x1, t[:, None].expand_as(x1), self.prior_x, rng.uniform(x1.shape), rng.uniform(x1.shape))
+        e_t = noise(e1, t[pairs.graph], self.prior_e, rng.uniform(e1.shape), rng.uniform(e1.shape))
+        condition = get_domain(self._ready_schema()).conditions(batch, self._ready_schema())
+        condition[KEEP] = rng.uniform((len(dense),)) >= self.hparams["condition_dropout"]
+        with owned_dropout(rng):
+            nodes, edges = self.network(x_t, e_t, self.embed(t, dense.mask, condition), pairs)
+        losses = {"edges": F.cross_entropy(edges.float(), e1) if len(pairs) else edges.sum()}
+        if self.node_types > 1:
+            losses["nodes"] = F.cross_entropy(nodes[dense.mask].float(), x1[dense.mask])
+        weighted = self.hparams["edge_loss_weight"] * losses["edges"] + losses.get("nodes", 0.0)
+        return {"loss": weighted, **losses}
+
+    def training_times(self, n: int, rng: KeyedRNG) -> Tensor:
+        """Draw times in [0, 1], (n,), one in each of n equal parts: less variance than n free draws."""
+        u = (rng.permutation(n) + rng.uniform((n,))) / n
+        if self.hparams["process"] == "defog":
+            return distort(u, self.hparams["train_distortion"])
+        step = (u * _DIGRESS_STEPS).floor() + 1
+        levels = torch.tensor([cosine_level(s / _DIGRESS_STEPS) for s in range(_DIGRESS_STEPS + 1)], device=u.device)
+        return levels[step.long().clamp(max=_DIGRESS_STEPS)]
+
+    def embed(self, t: Tensor, mask: Tensor, condition: dict[str, Tensor]) -> Tensor:
+        """Embed time, size and conditions.
+
+        Args:
+            t: (graphs,) in [0, 1].
+            mask: bool (graphs, n).
+            condition: Name to tensor (graphs,).
+
+        Returns:
+            (graphs, d_graph).
+        """
+        size = mask.sum(1) / self.max_nodes
+        known = torch.cat([sinusoidal(1000 * t, int(self.hparams["d_graph"])), t[:, None], size[:, None]], 1)
+        embedded: Tensor = self.time(known) + self.condition(condition, len(t))
+        return embedded
+
+    # Sampling ------------------------------------------------------------------------------------------------------
+
+    @property
+    def sampler(self) -> Sampler:
+        """The sampler that the hyper-parameters describe."""
+        p = self.hparams
+        if p["process"] == "digress":
+            return PosteriorSampler(p["num_steps"] or _DIGRESS_STEPS)
+        return RateSampler(p["num_steps"] or 50, p["eta"], p["omega"], p["distortion"])
+
+    def sample_batch(
+        self,
+        requests: SampleRequests,
+        rng: KeyedRNG,
+        *,
+        sampler: Sampler | None = None,
+        num_steps: int | None = None,
+        eta: float | None = None,
+        omega: float | None = None,
+        distortion: str | None = None,
+        guidance_scale: float | None = None,
+        constraint: Constraint | None = None,
+        num_nodes: int | Sequence[int] | Tensor | None = None,
+    ) -> Any:
+        """Walk from the prior to graphs, those of like size together; options as in the class docstring."""
+        given = {"num_steps": num_steps, "eta": eta, "omega": omega, "distortion": distortion}
+        sampler = sampler or self._sampler_with({name: value for name, value in given.items() if value is not None})
+        scale = float(self.hparams["guidance_scale"] if guidance_scale is None else guidance_scale)
+        counts = self._counts(requests, rng, num_nodes)
+        x = torch.zeros(len(requests), self.max_nodes, dtype=torch.int64, device=self.device)
+        found = []
+        with self.averaged_weights():
+            for rows in _like_sizes(counts):
+                walk = _Walk(self, requests[rows], rng[rows], counts[rows], scale, constraint)
+                nodes, edges = walk.run(sampler)
+                x[rows, : walk.pairs.n] = nodes
+                there, pairs = edges > 0, walk.pairs
+                ends = torch.stack([pairs.row, pairs.col, rows[pairs.graph], edges - 1])
+                found.append(ends[:, there])
+        row, col, owner, kind = torch.cat(found, 1)
+        schema, real = self._ready_schema(), torch.arange(self.max_nodes, device=self.device) < counts[:, None]
+        batch = graph_batch(
+            counts,
+            torch.stack([row, col]),
+            owner,
+            x=x[real] if schema.get("num_node_types") else None,
+            edge_attr=kind if schema.get("num_edge_types") else None,
+        )
+        return self.attributes.attach(batch, requests, rng)
+
+    def _sampler_with(self, changes: dict[str, Any]) -> Sampler:
+        sampler = self.sampler
+        if wrong := changes.keys() - vars(sampler).keys():
+            raise ConfigError(f"{type(sampler).__name__} has no setting {', '.join(sorted(wrong))}")
+        return type(sampler)(**{**vars(sampler), **changes})
+
+    def _counts(
+        self, requests: SampleRequests, rng: KeyedRNG, num_nodes: int | Sequence[int] | Tensor | None
+    ) -> Tensor:
+        """Sizes asked for (row i gets entry i modulo their number), or drawn."""
+        if num_nodes is None:
+            return self.sizes.draw(requests, rng)
+        values = torch.as_tensor(num_nodes, device=self.device).long().reshape(-1)
+        if int(values.min()) < 1 or int(values.max()) > self.max_nodes:
+            raise ConfigError(
+                f"num_nodes must lie in 1..{self.max_nodes}, the largest training graph: got {int(values.min())} to "
+                f"{int(values.max())}"
+            )
+        return values[requests.index % len(values)]
+
+
+class _Walk:
+    """Graphs of like size on their way from the prior to the data.
+
+    Draws are laid out for the largest possible graph, so that they do not depend on who else is in the batch.
+    """
+
+    def __init__(
+        self,
+        model: DeFoG,
+        requests: SampleRequests,
+        rng: KeyedRNG,
+        counts: Tensor,
+        guidance_scale: float,
+        constraint: Constraint | None,
+    ) -> None:
+        self.model, self.rng, self.scale, self.constraint = model, rng, guidance_scale, constraint
+        mask = torch.arange(int(counts.max()), device=counts.device) < counts[:, None]
+        self.mask, self.pairs = mask, Pairs(mask)
+        self.condition = {name: value.to(counts.device) for name, value in requests.condition.items()}
+        total, row, col = model.max_nodes, self.pairs.row, self.pairs.col
+        self.place = row * (2 * total - row - 1) // 2 + col - row - 1
+
+    def run(self, sampler: Sampler) -> tuple[Tensor, Tensor]:
+        """Return node types (graphs, n) and edge types (pairs,)."""
+        model, times = self.model, sampler.times()
+        start_x, start_e = model.prior_x.expand(*self.mask.shape, -1), model.prior_e.expand(len(self.pairs), -1)
+        x, e = self._draw(start_x, start_e, 0)
+        # Nothing tells the first edges apart, so chance says which ones a constraint keeps.
+        e = self._project(torch.zeros_like(e), e, self._uniform("first edges", 0))
+        for step, (t, t_next) in enumerate(pairwise(times), start=1):
+            p_x, p_e = law_x, law_e = self.predict(x, e, t)
+            if t_next < 1:
+                law_x = sampler.step(p_x, x, t, t_next, model.prior_x)
+                law_e = sampler.step(p_e, e, t, t_next, model.prior_e)
+            x, proposed = self._draw(law_x, law_e, step)
+            e = self._project(e, proposed, 1 - p_e[:, 0])
+        return x.masked_fill(~self.mask, 0), self._complete(e, p_e)
+
+    def predict(self, x: Tensor, e: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        """Laws of the clean types; with guidance p ~ p_cond^w p_uncond^(1 - w), in the last step too."""
+        logits = self._logits(x, e, t, True)
+        if self.scale != 1.0 and self.condition:
+            free = self._logits(x, e, t, False)
+            logits = tuple(u + self.scale * (c - u) for c, u in zip(logits, free, strict=True))
+        return logits[0].softmax(-1), logits[1].softmax(-1)
+
+    def _logits(self, x: Tensor, e: Tensor, t: float, keep: bool) -> tuple[Tensor, ...]:
+        times = torch.full((len(x),), t, device=x.device)
+        kept = torch.full((len(x),), keep, device=x.device)
+        graph = self.model.embed(times, self.mask, {**self.condition, KEEP: kept})
+        return tuple(part.float().log_softmax(-1) for part in self.model.network(x, e, graph, self.pairs))
+
+    def _draw(self, law_x: Tensor, law_e: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        e = draw(law_e, self._uniform("pairs", step))
+        if self.model.node_types == 1:
+            return torch.zeros_like(self.mask, dtype=torch.int64), e
+        v = self.rng.fork("nodes").uniform((self.model.max_nodes,), step=step)[:, : self.pairs.n]
+        return draw(law_x, v).masked_fill(~self.mask, 0), e
+
+    def _uniform(self, stream: str, step: int) -> Tensor:
+        """A uniform number for each pair, (pairs,)."""
+        total = self.model.max_nodes
+        u = self.rng.fork(stream).uniform((max(total * (total - 1) // 2, 1),), step=step)
+        return u[self.pairs.graph, self.place]
+
+    def _project(self, old: Tensor, new: Tensor, score: Tensor) -> Tensor:
+        """Refuse new edges that break the constraint, the least likely ones first."""
+        if self.constraint is None:
+            return new
+        from lightning_synth.constraints import project
+
+        kept, proposed = (old > 0) & (new > 0), (old == 0) & (new > 0)
+        dense = self.pairs.dense
+        allowed = project(self.constraint, dense(kept), dense(proposed), dense(score), self.mask)
+        return torch.where(self.pairs.at_upper(allowed), new, 0)
+
+    def _complete(self, e: Tensor, p: Tensor) -> Tensor:
+        """Add the edges that the constraint demands, with their likeliest type."""
+        if self.constraint is None:
+            return e
+        from lightning_synth.constraints import complete
+
+        done = complete(self.constraint, self.pairs.dense(e > 0), self.pairs.dense(1 - p[:, 0]), self.mask)
+        return torch.where((e == 0) & self.pairs.at_upper(done), p[:, 1:].argmax(-1) + 1, e)
+
+
+def _like_sizes(counts: Tensor) -> Iterator[Tensor]:
+    """Rows in parts of like size, so that little is computed for padding and memory is bounded."""
+    order = counts.argsort(stable=True, descending=True)
+    while len(order):
+        size = max(1, _MAX_ENTRIES // max(int(counts[order[0]]) ** 2, 1))
+        yield order[:size]
+        order = order[size:]
