@@ -155,7 +155,7 @@ class RateSampler(Sampler):
         total = jump.sum(-1, keepdim=True)
         # Where a step is too long for its rates, it jumps for certain, in their proportions.
         jump = jump / total.clamp(min=1)
-        return jump.scatter_add(-1, z[..., None], 1 - jump.sum(-1, keepdim=True))
+        return jump.scatter_add(-1, z[..., None], (1 - jump.sum(-1, keepdim=True)).clamp(min=0))
 
     def rates(self, p: Tensor, z: Tensor, t: float, prior: Tensor) -> Tensor:
         """Average rates of leaving z for each other value (DeFoG, eq. 6, 10 and 12), (..., K); 0 for z itself.
@@ -165,13 +165,11 @@ class RateSampler(Sampler):
         """
         now = z[..., None]
         here, p_here = prior[z][..., None], p.gather(-1, now)
-        outside = (prior <= 0).to(p.dtype)
-        # Z_t: the values that have positive probability at time t, given z_1.
-        support = (prior > 0).sum()
-        others = p * (1 - prior + here) / (support + outside)
-        third = (1 - p_here - p) * (here - prior).clamp(min=0) / support
-        guided = self.omega * p / (support + outside)
-        leave = (others + third + guided) / ((1 - t) * here).clamp(min=1e-9)
+        # p / Z_t, where Z_t counts the values that have positive probability at time t, given z_1.
+        share = p / ((prior > 0).sum() + (prior <= 0))
+        rest = share.sum(-1, keepdim=True) - share.gather(-1, now) - share
+        third = rest * (here - prior).clamp(min=0) * (prior > 0)
+        leave = (share * (1 - prior + here + self.omega) + third) / ((1 - t) * here).clamp(min=1e-9)
         balance = torch.where(here > 0, t * p + (1 - t) * prior, p_here * (1 - t) * prior)
         rates = torch.where(here > 0, leave, torch.zeros_like(leave)) + self.eta * balance
         return rates.scatter(-1, now, 0.0)
@@ -211,7 +209,9 @@ class PosteriorSampler(Sampler):
         weight = p / (t * here + (1 - t) * m).clamp(min=1e-9)
         ahead = t_next * weight + (1 - t_next) * prior * weight.sum(-1, keepdim=True)
         law = (stay * here + (1 - stay) * m) * ahead
-        return law / law.sum(-1, keepdim=True).clamp(min=1e-12)
+        total = law.sum(-1, keepdim=True)
+        # A value that the prior excludes and that was never clean cannot occur; the prediction is as good as any law.
+        return torch.where(total > 0, law / total.clamp(min=1e-30), p)
 
 
 def cosine_level(s: float) -> float:

@@ -51,7 +51,7 @@ class DeFoG(AveragedGenerator):
         attention: ``"edge_bias"`` (a number a head), ``"cayley"`` (orthogonal, for deep networks), ``"per_channel"``
             (that of DiGress, slow).
         rrwp_steps: Powers of the random walk among the input features.
-        dropout: Share of features dropped in training.
+        dropout: Share of node features dropped in training.
         edge_loss_weight: Weight of the cross-entropy of pairs; that of nodes has 1.
         train_distortion: Of the training times (`lightning_synth.discrete_flow.distort`).
         num_steps: Steps of the sampler; None is 50, or 500 for ``"digress"``.
@@ -333,15 +333,14 @@ class _Walk:
         model, times = self.model, sampler.times()
         start_x, start_e = model.prior_x.expand(*self.mask.shape, -1), model.prior_e.expand(len(self.pairs), -1)
         x, e = self._draw(start_x, start_e, 0)
-        # Nothing tells the first edges apart, so chance says which ones a constraint keeps.
-        e = self._project(torch.zeros_like(e), e, self._uniform("first edges", 0))
+        e = self._project(torch.zeros_like(e), e, start_e, 0)
         for step, (t, t_next) in enumerate(pairwise(times), start=1):
             p_x, p_e = law_x, law_e = self.predict(x, e, t)
             if t_next < 1:
                 law_x = sampler.step(p_x, x, t, t_next, model.prior_x)
                 law_e = sampler.step(p_e, e, t, t_next, model.prior_e)
             x, proposed = self._draw(law_x, law_e, step)
-            e = self._project(e, proposed, 1 - p_e[:, 0])
+            e = self._project(e, proposed, p_e, step)
         return x.masked_fill(~self.mask, 0), self._complete(e, p_e)
 
     def predict(self, x: Tensor, e: Tensor, t: float) -> tuple[Tensor, Tensor]:
@@ -371,25 +370,31 @@ class _Walk:
         u = self.rng.fork(stream).uniform((max(total * (total - 1) // 2, 1),), step=step)
         return u[self.pairs.graph, self.place]
 
-    def _project(self, old: Tensor, new: Tensor, score: Tensor) -> Tensor:
-        """Refuse new edges that break the constraint, the least likely ones first."""
+    def _project(self, old: Tensor, new: Tensor, p: Tensor, step: int) -> Tensor:
+        """Refuse new edges that break the constraint."""
         if self.constraint is None:
             return new
         from lightning_synth.constraints import project
 
-        kept, proposed = (old > 0) & (new > 0), (old == 0) & (new > 0)
-        dense = self.pairs.dense
-        allowed = project(self.constraint, dense(kept), dense(proposed), dense(score), self.mask)
+        kept, proposed, dense = (old > 0) & (new > 0), (old == 0) & (new > 0), self.pairs.dense
+        allowed = project(self.constraint, dense(kept), dense(proposed), dense(self._score(p, step)), self.mask)
         return torch.where(self.pairs.at_upper(allowed), new, 0)
 
     def _complete(self, e: Tensor, p: Tensor) -> Tensor:
-        """Add the edges that the constraint demands, with their likeliest type."""
+        """Add the edges that the constraint demands, with their likeliest type; drop those that stand against it."""
         if self.constraint is None:
             return e
         from lightning_synth.constraints import complete
 
-        done = complete(self.constraint, self.pairs.dense(e > 0), self.pairs.dense(1 - p[:, 0]), self.mask)
-        return torch.where((e == 0) & self.pairs.at_upper(done), p[:, 1:].argmax(-1) + 1, e)
+        dense = self.pairs.dense
+        done = complete(self.constraint, dense(e > 0), dense(self._score(p, -1)), self.mask)
+        kind = torch.where(e > 0, e, p[:, 1:].argmax(-1) + 1)
+        return torch.where(self.pairs.at_upper(done), kind, 0)
+
+    def _score(self, p: Tensor, step: int) -> Tensor:
+        """Order of insertion: log odds plus logistic noise of the row's own, so that like pairs have like chances."""
+        u = self._uniform("order", step).clamp(1e-7, 1 - 1e-7)
+        return torch.logit(1 - p[:, 0], eps=1e-6) + torch.logit(u)
 
 
 def _like_sizes(counts: Tensor) -> Iterator[Tensor]:
