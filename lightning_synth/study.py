@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from lightning import LightningDataModule, LightningModule, Trainer
 
+from lightning_synth.datamodules.base import ItemsDataModule
 from lightning_synth.datamodules.mixed import MixedDataModule
 from lightning_synth.downstream import get_downstream
 from lightning_synth.downstream.base import scores
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 DataSource = LightningDataModule | Callable[..., LightningDataModule] | Mapping[str, Any]
 #: Entries of a generator's configuration that are not its hyper-parameters.
-_SPECIAL = ("name", "max_steps", "refine", "sampler")
+_SPECIAL = ("name", "max_steps", "refine", "learn_from", "sampler")
 POLICIES = ("real", "mixed", "synthetic")
 
 
@@ -65,7 +66,7 @@ class Study:
             with ``shots``, ``draw`` and the arguments of the fold.
         generators: Arm name to hyper-parameters. Further keys: ``name`` (registry name, if the arm is called
             otherwise), ``max_steps``, ``sampler`` (options of `Generator.sample`), ``refine`` (arm whose samples this
-            one starts from).
+            one starts from), ``learn_from`` (arm whose samples are added to its training items).
         downstream: Names of `lightning_synth.downstream.get_downstream`, or name to hyper-parameters.
         policies: Of ``real``, ``mixed``, ``synthetic``.
         shots: Items per class to train on; None uses all.
@@ -161,10 +162,11 @@ class Study:
             spec = get_spec(config.get("name", arm))
             if not spec.covers(domain):
                 raise ConfigError(f"generator {spec.name!r} makes {spec.domain} items, but the data is {domain}")
-            if "refine" in config and config["refine"] not in self.arms:
-                raise ConfigError(
-                    f"arm {arm!r} refines {config['refine']!r}, which is no arm; arms: {', '.join(self.arms)}"
-                )
+            for key, verb in (("refine", "refines"), ("learn_from", "learns from")):
+                if key in config and (config[key] not in self.arms or config[key] == arm):
+                    raise ConfigError(
+                        f"arm {arm!r} {verb} {config[key]!r}, which is no other arm; arms: {', '.join(self.arms)}"
+                    )
         if labels(self._first.train_items(), self._first.schema) is None:
             raise ConfigError("the items carry no class label; this study compares classifiers")
 
@@ -356,13 +358,17 @@ class _CellRun:
         name, max_steps = config.get("name", arm), config.get("max_steps", self.study.generator_steps)
         hparams = {key: value for key, value in config.items() if key not in _SPECIAL}
         # Arms that differ only in how they sample share one training run.
-        key = json.dumps([name, max_steps, hparams], sort_keys=True)
+        key = json.dumps([name, max_steps, config.get("learn_from"), hparams], sort_keys=True)
         if key not in self.fitted:
-            generator = get_generator(name)(**{"seed": self.cell.seed, **hparams})
+            generator, data = get_generator(name)(**{"seed": self.cell.seed, **hparams}), self.data
+            if "learn_from" in config:
+                items = [*data.train_items(), *self._pool(config["learn_from"]).items()]
+                schema, size = data.schema, self.study.batch_size
+                data = ItemsDataModule(items, schema=schema, domain=schema["domain"], batch_size=size)
             if isinstance(generator, FitFreeGenerator):
-                generator.fit_on(self.data.train_items(), self.data.schema)
+                generator.fit_on(data.train_items(), data.schema)
             else:
-                _trainer(max_steps, self.study.accelerator).fit(generator, self.data)
+                _trainer(max_steps, self.study.accelerator).fit(generator, data)
             self.fitted[key] = generator
         return self.fitted[key]
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_synth.errors import ConfigError
 
-_MODELS = {"random_forest": "RandomForest", "wdcnn": "WDCNN"}
-__all__ = ["WDCNN", "RandomForest", "get_downstream"]
+_MODELS = {"gin": "GIN", "random_forest": "RandomForest", "wdcnn": "WDCNN"}
+__all__ = ["GIN", "WDCNN", "RandomForest", "get_downstream"]
 
 if TYPE_CHECKING:
+    from lightning_synth.downstream.gin import GIN
     from lightning_synth.downstream.random_forest import RandomForest
     from lightning_synth.downstream.wdcnn import WDCNN
 
@@ -20,7 +21,7 @@ def get_downstream(name: str) -> Any:
     """Return a downstream model class.
 
     Args:
-        name: ``random_forest``, ``wdcnn``, or the dotted path of a class with the same interface: made with
+        name: ``random_forest``, ``wdcnn``, ``gin``, or the dotted path of a class with the same interface: made with
             ``schema=``, trained as a LightningModule or by ``fit(items, weight=, seed=)``, and with ``predict(items)``.
 
     Raises:

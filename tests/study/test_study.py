@@ -193,7 +193,8 @@ def test_networks_train_through_the_mixing_datamodule_in_equal_steps(monkeypatch
         ({"policies": ["mixed"]}, "must hold 'real'"),
         ({"policies": ["real", "fake"]}, "policies"),
         ({"draws": 0}, "draws must be at least 1"),
-        ({"generators": {"jitter": {"refine": "nobody"}}}, "which is no arm"),
+        ({"generators": {"jitter": {"refine": "nobody"}}}, "which is no other arm"),
+        ({"generators": {"jitter": {"learn_from": "jitter"}}}, "learns from 'jitter', which is no other arm"),
         ({"generators": {"jiter": {}}}, "did you mean jitter|jitter"),
         ({"downstream": ["no_such_model"]}, "no_such_model"),
     ],
@@ -224,3 +225,20 @@ def test_refining_starts_from_the_same_rows_of_the_other_arm(monkeypatch):
     )
     study.run(progress=False)
     assert any(init is not None and len(init) == 40 for init in inits)
+
+
+def test_an_arm_learns_from_the_samples_of_another(monkeypatch):
+    from lightning_synth.plugins.baselines import Jitter
+
+    seen, fit = {}, Jitter.fit_on
+
+    def fit_on(self, items, schema):
+        seen[self.hparams["sigma"]] = items
+        return fit(self, items, schema)
+
+    monkeypatch.setattr(Jitter, "fit_on", fit_on)
+    arms = {"alone": {"name": "jitter", "sigma": 0.1}, "more": {"name": "jitter", "sigma": 0.2, "learn_from": "alone"}}
+    _study(generators=arms, draws=1, policies=["real", "mixed"]).run(progress=False)
+    real = len(seen[0.1])
+    assert len(seen[0.2]) == real + 40
+    assert all(torch.equal(a["x"], b["x"]) for a, b in zip(seen[0.1], seen[0.2][:real], strict=True))
