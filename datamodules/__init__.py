@@ -13,7 +13,9 @@ _EXPORTS = {
     "AugmentedDataModule": "augmented",
     "BearingDataModule": "bearings",
     "EpochSampler": "base",
+    "GraphDataModule": "graphs",
     "ItemsDataModule": "base",
+    "LargeGraphDataModule": "large_graph",
     "MixedDataModule": "mixed",
     "RequestDataModule": "requests",
     "SeriesDataModule": "series",
@@ -26,7 +28,9 @@ __all__ = [
     "AugmentedDataModule",
     "BearingDataModule",
     "EpochSampler",
+    "GraphDataModule",
     "ItemsDataModule",
+    "LargeGraphDataModule",
     "MixedDataModule",
     "RequestDataModule",
     "SeriesDataModule",
@@ -39,6 +43,8 @@ if TYPE_CHECKING:
     from lightning_synth.datamodules.augmented import AugmentedDataModule
     from lightning_synth.datamodules.base import EpochSampler, ItemsDataModule, Splits
     from lightning_synth.datamodules.bearings import BearingDataModule
+    from lightning_synth.datamodules.graphs import GraphDataModule
+    from lightning_synth.datamodules.large_graph import LargeGraphDataModule
     from lightning_synth.datamodules.mixed import MixedDataModule
     from lightning_synth.datamodules.requests import RequestDataModule
     from lightning_synth.datamodules.series import SeriesDataModule

@@ -1,4 +1,4 @@
-"""Averaged weights inside a generator: trained with the raw ones, sampled from their moving average."""
+"""How most networks here are trained: warm-up and cosine, clipped gradients, and an average of the weights."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_synth.generator import Generator
+from lightning_synth.nn import warm_cosine
 
 
 class WeightAverage(nn.Module):
@@ -73,6 +75,9 @@ class WeightAverage(nn.Module):
 class AveragedGenerator(Generator):
     """Base of generators that sample from averaged weights.
 
+    The learning rate warms up over 5 % of the Trainer's budget and then follows a cosine down to 1 %; gradients are
+    clipped to norm 1 unless the Trainer clips.
+
     A subclass makes its networks in ``build`` and calls ``super().build(schema)`` LAST, so that the average covers
     them.
 
@@ -89,6 +94,25 @@ class AveragedGenerator(Generator):
     def build(self, schema: dict[str, Any]) -> None:
         """Make the averaged copy of all parameters made so far."""
         self.average = WeightAverage(dict(self.named_parameters()), float(self.hparams["ema_decay"]))
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, scheduled."""
+        return self.scheduled(torch.optim.AdamW(self.parameters(), lr=float(self.hparams["lr"]), weight_decay=0.01))
+
+    def scheduled(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """Add warm-up and cosine.
+
+        Args:
+            optimizer: Of a subclass.
+        """
+        scheduler = LambdaLR(optimizer, lambda _: warm_cosine(self.progress))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip the gradient to norm 1 unless the Trainer clips."""
+        super().on_before_optimizer_step(optimizer)
+        if not self.trainer.gradient_clip_val:
+            nn.utils.clip_grad_norm_(self.parameters(), 1.0)
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Update the averaged weights."""

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Condition = str | Mapping[str, Any] | None
 _WORDS = ("empirical", "balanced")
+#: Entry of a model's conditions, bool (rows,): False for rows whose other conditions must be ignored.
+KEEP = "keep"
 
 
 def condition_names(schema: Mapping[str, Any] | None, names: Sequence[str] | None = None) -> list[str]:

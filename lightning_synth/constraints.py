@@ -34,6 +34,7 @@ from lightning_synth.errors import ConfigError
 
 Bools = npt.NDArray[np.bool_]
 Edges = Sequence[tuple[int, int]]
+_TESTS_PER_DRAWING = 8
 
 
 class Tracker(ABC):
@@ -353,7 +354,7 @@ class Planar(Constraint):
 
     def holds(self, adjacency: Bools) -> bool:
         """Test one graph."""
-        return _embedding(_edges(adjacency)) is not None
+        return _is_planar(len(adjacency), _edges(adjacency))
 
     def all_hold(self, adjacency: Bools, mask: Bools) -> Bools:
         """Test many graphs at once."""
@@ -370,18 +371,18 @@ class Planar(Constraint):
 
 
 class _PlanarTracker(Tracker):
-    """Keeps a planar embedding, in which most edges find their place without a new test of planarity.
+    """Keeps a plane drawing, in which most edges find their place without a test of planarity.
 
     ``around[u]`` lists the neighbours of u clockwise. The face that an edge (a, b) bounds continues with (b, c), where
-    c follows a around b; a new edge from b to another node of that face goes between a and c.
+    c follows a around b; a new edge from b to another node of that face goes between a and c. A drawing costs as much
+    as several tests: a lost one is made again only after so many of them.
     """
 
     def __init__(self, num_nodes: int) -> None:
         self.union = _UnionFind(num_nodes)
         self.edges: list[tuple[int, int]] = []
-        # None: to be found when it is needed.
         self.around: dict[int, list[int]] | None = {}
-        self.tested: tuple[tuple[int, int], dict[int, list[int]]] | None = None
+        self.tests = 0
 
     def allows(self, u: int, v: int) -> bool:
         root, other = self.union.find(u)[0], self.union.find(v)[0]
@@ -390,22 +391,23 @@ class _PlanarTracker(Tracker):
             return True
         if edges > 3 * nodes - 6:
             return False
+        if self.around is None and self.tests >= _TESTS_PER_DRAWING:
+            self.around = _drawing(self.edges)
         if self._place(u, v) is not None:
             return True
-        around = _embedding([*self.edges, (u, v)])
-        self.tested = None if around is None else ((u, v), around)
-        return around is not None
+        self.tests += 1
+        return _is_planar(len(self.union.nodes), [*self.edges, (u, v)])
 
     def add(self, u: int, v: int) -> None:
-        place = None if self.around is None else self._place(u, v)
+        place = self._place(u, v)
         self.union.add(u, v)
         self.edges.append((u, v))
         if place is None or self.around is None:
-            self.around = self.tested[1] if self.tested and self.tested[0] == (u, v) else None
+            self.around, self.tests = None, 0
             return
         for node, other, after in ((u, v, place[0]), (v, u, place[1])):
             ring = self.around.setdefault(node, [])
-            ring.insert(ring.index(after) + 1 if after >= 0 else 0, other)
+            ring.insert(ring.index(after) + 1 if ring else 0, other)
 
     def add_all(self, edges: Edges) -> None:
         for u, v in edges:
@@ -414,16 +416,21 @@ class _PlanarTracker(Tracker):
         self.around = None
 
     def _place(self, u: int, v: int) -> tuple[int, int] | None:
-        """Neighbours of u and v after which an edge between them crosses no other, -1 for any; None: no such place."""
+        """Neighbours of u and v after which an edge between them crosses no other (-1: there are none), if known."""
         if self.around is None:
-            self.around = _embedding(self.edges)
-        around = self.around or {}
+            return None
         if self.union.find(u)[0] != self.union.find(v)[0]:
-            return (around[u][0] if around.get(u) else -1), (around[v][0] if around.get(v) else -1)
-        for start in around[u]:
+            first, second = (next(iter(self.around.get(node, ())), -1) for node in (u, v))
+            return first, second
+        return self._on_face(u, v)
+
+    def _on_face(self, u: int, v: int) -> tuple[int, int] | None:
+        """A place on a face that both nodes bound."""
+        assert self.around is not None
+        for start in self.around[u]:
             before, node = start, u
             while True:
-                ring = around[node]
+                ring = self.around[node]
                 before, node = node, ring[(ring.index(before) + 1) % len(ring)]
                 if node == v:
                     return start, before
@@ -437,12 +444,18 @@ def _surely_planar(nodes: int, edges: int) -> bool:
     return nodes <= 4 or edges <= 8 or edges - nodes < 3
 
 
-def _embedding(edges: Edges) -> dict[int, list[int]] | None:
-    """Neighbours of each node in clockwise order in a plane drawing; None if there is none."""
+def _is_planar(num_nodes: int, edges: Edges) -> bool:
+    from lightning_synth.metrics.planarity import is_planar
+
+    return is_planar(num_nodes, np.array(edges, dtype=np.int64).reshape(-1, 2).T)
+
+
+def _drawing(edges: Edges) -> dict[int, list[int]]:
+    """Neighbours of each node of a planar graph in clockwise order."""
     from networkx import Graph, check_planarity
 
-    planar, drawing = check_planarity(Graph(list(edges)))
-    return drawing.get_data() if planar else None
+    drawing: dict[int, list[int]] = check_planarity(Graph(list(edges)))[1].get_data()
+    return drawing
 
 
 def _edges(adjacency: Bools) -> list[tuple[int, int]]:

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_synth.averaging import AveragedGenerator
+from lightning_synth.conditions import KEEP
 from lightning_synth.errors import ConfigError, DataError
 from lightning_synth.requests import KeyedRNG, SampleRequests
 
 TARGETS = ("x0", "noise", "v")
 SAMPLERS = ("ddim", "ddpm")
-KEEP = "keep"
 
 
 def _expand(coefficient: Tensor, like: Tensor) -> Tensor:

@@ -179,6 +179,8 @@ class RateSampler(Sampler):
 class PosteriorSampler(Sampler):
     """Ancestral sampling of discrete diffusion with a cosine schedule (DiGress, eq. 3 to 5).
 
+    Its `step` also takes a prior of its own for every variable, (..., K).
+
     Args:
         num_steps: Number of steps.
 
@@ -204,7 +206,7 @@ class PosteriorSampler(Sampler):
         """Average q(z_next | z, z_1) over the prediction."""
         now, stay = z[..., None], t / t_next
         here = torch.zeros_like(p).scatter(-1, now, 1.0)
-        m = prior[z][..., None]
+        m = prior.expand_as(p).gather(-1, now)
         # q(z_t | z_1) for every z_1, then p(z_1) / q.
         weight = p / (t * here + (1 - t) * m).clamp(min=1e-9)
         ahead = t_next * weight + (1 - t_next) * prior * weight.sum(-1, keepdim=True)

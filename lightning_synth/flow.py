@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from lightning_synth.averaging import AveragedGenerator
-from lightning_synth.diffusion import KEEP, rows_for
+from lightning_synth.conditions import KEEP
+from lightning_synth.diffusion import rows_for
 from lightning_synth.errors import ConfigError
 from lightning_synth.requests import KeyedRNG, SampleRequests
 

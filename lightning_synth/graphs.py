@@ -17,6 +17,8 @@ from lightning_synth.requests import KeyedRNG, SampleRequests
 
 #: Training nodes and edges kept for drawing attributes.
 _KEPT = 100_000
+#: Numbers drawn under one key in a ragged draw, and the odd step from key to key (2**64 over the golden ratio).
+_BLOCK, _GOLDEN = 32, 0x9E3779B97F4A7C15 - (1 << 64)
 
 
 def graph_batch(
@@ -41,26 +43,20 @@ def graph_batch(
         >>> [graph.edge_index.tolist() for graph in batch.to_data_list()]
         [[[0, 1], [1, 0]], [[0, 2], [2, 0]]]
     """
-    start = num_nodes.cumsum(0) - num_nodes
-    low, high = edges.amin(0) + start[edge_graph], edges.amax(0) + start[edge_graph]
+    start = (num_nodes.cumsum(0) - num_nodes).index_select(0, edge_graph)
+    low, high = torch.minimum(edges[0], edges[1]) + start, torch.maximum(edges[0], edges[1]) + start
     total = int(num_nodes.sum())
-    keep = _first_of_each(low * total + high, low != high)
-    low, high, owner = low[keep], high[keep], edge_graph[keep]
-    source, target = torch.cat([low, high]), torch.cat([high, low])
-    order = (source * total + target).argsort()
-    edge_index = torch.stack([source, target])[:, order]
-    attr = None if edge_attr is None else edge_attr[keep].repeat(2, *[1] * (edge_attr.ndim - 1))[order]
-    per_graph = 2 * torch.bincount(owner, minlength=len(num_nodes))
+    # Only pairs are sorted, and ends read off the sorted keys: gathers cost more than sorting.
+    key, order = torch.where(low != high, low * total + high, -1).sort(stable=True)
+    first = key >= 0
+    first[1:] &= key[1:] != key[:-1]
+    key, order = key[first], order[first]
+    low, high = key // max(total, 1), key % max(total, 1)
+    key, twice = torch.cat([key, high * total + low]).sort()
+    edge_index = torch.stack([key // max(total, 1), key % max(total, 1)])
+    attr = None if edge_attr is None else edge_attr[order].repeat(2, *[1] * (edge_attr.ndim - 1))[twice]
+    per_graph = 2 * torch.bincount(edge_graph.index_select(0, order), minlength=len(num_nodes))
     return _assemble(num_nodes, edge_index, per_graph, x, attr)
-
-
-def _first_of_each(key: Tensor, usable: Tensor) -> Tensor:
-    """Positions of the first usable occurrence of every value, in order of value."""
-    order = torch.where(usable, key, -1).argsort(stable=True)
-    ordered = key[order]
-    first = torch.ones_like(ordered, dtype=torch.bool)
-    first[1:] = ordered[1:] != ordered[:-1]
-    return order[first & usable[order]] if len(order) else order
 
 
 def _assemble(num_nodes: Tensor, edge_index: Tensor, per_graph: Tensor, x: Tensor | None, attr: Tensor | None) -> Any:
@@ -364,23 +360,50 @@ class Attributes(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def ragged_uniform(rng: KeyedRNG, counts: Tensor) -> Tensor:
-    """Draw ``counts[i]`` uniform numbers from the stream of row i.
+def ragged_words(rng: KeyedRNG, counts: Tensor) -> Tensor:
+    """Draw ``counts[i]`` random 31-bit integers from the stream of row i, without padding.
+
+    The j-th number of a row depends on the row's seed, the draw and j alone, not on the counts of any row.
 
     Args:
         rng: One seed a row.
         counts: int64 (rows,).
 
     Returns:
-        float32 (sum of counts,), row after row.
+        int64 (sum of counts,) in [0, 2**31), row after row.
+
+    Example:
+        >>> few, many = (ragged_words(KeyedRNG(torch.tensor([1])), torch.tensor([n])) for n in (2, 500))
+        >>> bool((few == many[:2]).all())
+        True
+    """
+    # Every block of numbers has a key of its own, counted on from one that this draw has given the row.
+    blocks = (counts + _BLOCK - 1) // _BLOCK
+    low, high = rng.integers(1 << 31, (2,)).unbind(-1)
+    first = blocks.cumsum(0) - blocks
+    row = torch.arange(len(counts), device=counts.device).repeat_interleave(blocks)
+    number = torch.arange(len(row), device=counts.device) - first[row]
+    words = KeyedRNG((high << 31 | low)[row] + number * _GOLDEN).integers(1 << 31, (_BLOCK,))
+    wanted = (counts[row] - number * _BLOCK)[:, None] > torch.arange(_BLOCK, device=counts.device)
+    return words.masked_select(wanted)
+
+
+def ragged_uniform(rng: KeyedRNG, counts: Tensor) -> Tensor:
+    """Draw ``counts[i]`` uniform numbers from the stream of row i, as `ragged_words`.
+
+    Args:
+        rng: One seed a row.
+        counts: int64 (rows,).
+
+    Returns:
+        float32 in [0, 1) (sum of counts,), row after row.
 
     Example:
         >>> rng = KeyedRNG(torch.tensor([1, 2]))
         >>> ragged_uniform(rng, torch.tensor([1, 3])).shape
         torch.Size([4])
     """
-    width = int(counts.max()) if len(counts) else 0
-    return rng.uniform((width,))[torch.arange(width, device=counts.device) < counts[:, None]]
+    return (ragged_words(rng, counts) >> 7).float() * 2.0**-24
 
 
-__all__ = ["Attributes", "DenseGraphs", "NodeCounts", "graph_batch", "ragged_uniform"]
+__all__ = ["Attributes", "DenseGraphs", "NodeCounts", "graph_batch", "ragged_uniform", "ragged_words"]

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_synth.diffusion import KEEP
+from lightning_synth.conditions import KEEP
 from lightning_synth.requests import KeyedRNG
 
 
@@ -109,3 +109,15 @@ def owned_dropout(rng: KeyedRNG) -> Iterator[None]:
     with torch.random.fork_rng(devices=[rng.device] if rng.device.type == "cuda" else []):
         torch.manual_seed(int(rng.fork("dropout").integers(1 << 31)))
         yield
+
+
+def warm_cosine(progress: float, warm_up: float = 0.05, floor: float = 0.01) -> float:
+    """Return the factor of the learning rate at ``progress`` in [0, 1].
+
+    Example:
+        >>> [round(warm_cosine(p), 2) for p in (0.0, 0.05, 0.525, 1.0)]
+        [0.05, 1.0, 0.5, 0.01]
+    """
+    if progress < warm_up:
+        return 0.05 + 0.95 * progress / warm_up
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warm_up) / (1 - warm_up))))

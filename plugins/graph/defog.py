@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_synth.averaging import AveragedGenerator
-from lightning_synth.diffusion import KEEP
+from lightning_synth.conditions import KEEP
 from lightning_synth.discrete_flow import PosteriorSampler, RateSampler, Sampler, cosine_level, distort, draw, noise
 from lightning_synth.errors import ConfigError
 from lightning_synth.graphs import Attributes, DenseGraphs, NodeCounts, graph_batch

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_synth.diffusion import DiffusionGenerator
 from lightning_synth.errors import ConfigError
@@ -438,30 +437,10 @@ class DiffusionTS(DiffusionGenerator):
         return {"loss": per_row.mean(), "time": in_time.mean().detach(), "frequency": in_frequency.mean().detach()}
 
     def configure_optimizers(self) -> Any:
-        """Adam as in the paper (betas .9, .96); warm-up over 5 % of the budget, then a cosine to 1 %."""
-        optimizer = torch.optim.Adam(self.parameters(), lr=float(self.hparams["lr"]), betas=(0.9, 0.96))
-        scheduler = LambdaLR(optimizer, lambda _: warm_cosine(self.progress))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip the gradient to norm 1, as in the paper, unless the Trainer clips."""
-        super().on_before_optimizer_step(optimizer)
-        if not self.trainer.gradient_clip_val:
-            nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+        """Adam as in the paper (betas .9, .96), scheduled."""
+        return self.scheduled(torch.optim.Adam(self.parameters(), lr=float(self.hparams["lr"]), betas=(0.9, 0.96)))
 
     def on_train_end(self) -> None:
         """Agree on the range of values."""
         super().on_train_end()
         self.range.synchronise()
-
-
-def warm_cosine(progress: float, warm_up: float = 0.05, floor: float = 0.01) -> float:
-    """Return the factor of the learning rate at ``progress`` in [0, 1].
-
-    Example:
-        >>> [round(warm_cosine(p), 2) for p in (0.0, 0.05, 0.525, 1.0)]
-        [0.05, 1.0, 0.5, 0.01]
-    """
-    if progress < warm_up:
-        return 0.05 + 0.95 * progress / warm_up
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warm_up) / (1 - warm_up))))

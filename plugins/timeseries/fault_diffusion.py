@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from lightning_synth.diffusion import KEEP
+from lightning_synth.conditions import KEEP
 from lightning_synth.errors import CheckpointError, ConfigError
 from lightning_synth.items import evenly_spaced
-from lightning_synth.nn import ConditionEmbedding, sinusoidal
+from lightning_synth.nn import ConditionEmbedding, sinusoidal, warm_cosine
 from lightning_synth.plugins.timeseries.difference import DIVERSITY, DifferenceAdapter, Exemplars, diversity_term
-from lightning_synth.plugins.timeseries.diffusion_ts import Difference, DiffusionTS, warm_cosine
+from lightning_synth.plugins.timeseries.diffusion_ts import Difference, DiffusionTS
 from lightning_synth.requests import KeyedRNG, SampleRequests
 
 STAGES = ("both", "pretrain", "adapt")

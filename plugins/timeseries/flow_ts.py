@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_synth.conditions import Condition
 from lightning_synth.errors import ConfigError, DataError
@@ -21,7 +20,6 @@ from lightning_synth.flow import FlowGenerator
 from lightning_synth.holdout import BestWeights, held_out_rows, row_keys, without
 from lightning_synth.items import evenly_spaced
 from lightning_synth.nn import ConditionEmbedding, sinusoidal
-from lightning_synth.plugins.timeseries.diffusion_ts import warm_cosine
 from lightning_synth.plugins.timeseries.whitening import WindowWhitener
 from lightning_synth.requests import KeyedRNG, SampleRequests
 
@@ -408,18 +406,6 @@ class FlowTS(FlowGenerator):
         near = (t > 0.5)[:, None, None]
         spectrum = ((powers[0] - powers[1]).abs() * near).mean()
         return {"loss": loss + float(self.hparams["spectrum_weight"]) * spectrum, "spectrum": spectrum.detach()}
-
-    def configure_optimizers(self) -> Any:
-        """AdamW; warm-up over 5 % of the budget, then a cosine to 1 %."""
-        optimizer = torch.optim.AdamW(self.parameters(), lr=float(self.hparams["lr"]), weight_decay=0.01)
-        scheduler = LambdaLR(optimizer, lambda _: warm_cosine(self.progress))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip the gradient to norm 1 unless the Trainer clips."""
-        super().on_before_optimizer_step(optimizer)
-        if not self.trainer.gradient_clip_val:
-            nn.utils.clip_grad_norm_(self.parameters(), 1.0)
 
     # Sampling ------------------------------------------------------------------------------------------------------
 

@@ -102,7 +102,7 @@ def test_types_are_learnt_together():
     """Nodes of type 0 and 1 alternate on a ring: edges join different types, and their own types alternate."""
     ring = [(i, (i + 1) % 6) for i in range(6)]
     items = [graph(ring, x=torch.tensor([0, 1] * 3), edge_attr=torch.tensor([0, 1] * 6))] * 16
-    sample = fitted(items, steps=80).sample(32, seed=0).data
+    sample = fitted(items, steps=150).sample(32, seed=0).data
     ends, counts = sample.x[sample.edge_index], torch.bincount(sample.x)
     # Six nodes of which three are of each type would join different types by chance in 0.6 of all edges.
     assert float((ends[0] != ends[1]).float().mean()) > 0.75
