@@ -34,7 +34,7 @@ from lightning_synth.errors import ConfigError
 
 Bools = npt.NDArray[np.bool_]
 Edges = Sequence[tuple[int, int]]
-_TESTS_PER_DRAWING = 8
+_TESTS_PER_DRAWING = 3
 
 
 class Tracker(ABC):
@@ -243,7 +243,7 @@ class Connected(_Vectorised):
 
     def all_hold(self, adjacency: Bools, mask: Bools) -> Bools:
         """Test many graphs at once."""
-        return _count_parts(adjacency) - (~mask).sum(1) <= 1
+        return np.asarray(_count_parts(adjacency) - (~mask).sum(1) <= 1)
 
     def tracker(self, num_nodes: int) -> Tracker:
         """Return the state of one growing graph."""
@@ -265,7 +265,7 @@ class Acyclic(_Vectorised):
 
     def all_hold(self, adjacency: Bools, mask: Bools) -> Bools:
         """Test many graphs at once."""
-        return _count_parts(adjacency) == adjacency.shape[1] - adjacency.sum((1, 2)) // 2
+        return np.asarray(_count_parts(adjacency) == adjacency.shape[1] - adjacency.sum((1, 2)) // 2)
 
     def tracker(self, num_nodes: int) -> Tracker:
         """Return the state of one growing graph."""
@@ -301,7 +301,7 @@ class Bipartite(_Vectorised):
         size = adjacency.shape[1]
         cover = np.zeros((len(adjacency), 2 * size, 2 * size), dtype=bool)
         cover[:, :size, size:] = cover[:, size:, :size] = adjacency
-        return _count_parts(cover) == 2 * _count_parts(adjacency)
+        return np.asarray(_count_parts(cover) == 2 * _count_parts(adjacency))
 
     def tracker(self, num_nodes: int) -> Tracker:
         """Return the state of one growing graph."""
@@ -360,7 +360,7 @@ class Planar(Constraint):
         """Test many graphs at once."""
         edges = adjacency.sum((1, 2)) // 2
         cycles = edges - adjacency.shape[1] + _count_parts(adjacency)
-        ok = edges <= np.maximum(3 * mask.sum(1) - 6, 2)
+        ok = np.asarray(edges <= np.maximum(3 * mask.sum(1) - 6, 2))
         for i in (ok & (cycles > 3)).nonzero()[0]:
             ok[i] = self.holds(adjacency[i])
         return ok
@@ -422,7 +422,24 @@ class _PlanarTracker(Tracker):
         if self.union.find(u)[0] != self.union.find(v)[0]:
             first, second = (next(iter(self.around.get(node, ())), -1) for node in (u, v))
             return first, second
-        return self._on_face(u, v)
+        if (place := self._on_face(u, v)) is not None:
+            return place
+        for leaf, node in ((u, v), (v, u)):
+            if len(self.around[leaf]) == 1 and self._moved(leaf, node):
+                return self._on_face(u, v)
+        return None
+
+    def _moved(self, leaf: int, node: int) -> bool:
+        """Move a node with a single edge to a face that another node bounds, if its neighbour bounds one."""
+        assert self.around is not None
+        (neighbour,) = self.around[leaf]
+        place = self._on_face(neighbour, node)
+        if place is None:
+            return False
+        ring = self.around[neighbour]
+        ring.remove(leaf)
+        ring.insert(ring.index(place[0]) + 1, leaf)
+        return True
 
     def _on_face(self, u: int, v: int) -> tuple[int, int] | None:
         """A place on a face that both nodes bound."""
@@ -477,7 +494,7 @@ def _labels(adjacency: Bools) -> npt.NDArray[np.int64]:
 def _count_parts(adjacency: Bools) -> npt.NDArray[np.int64]:
     """Number of connected parts of every graph, (graphs,)."""
     labels = np.sort(_labels(adjacency), axis=1)
-    return 1 + (labels[:, 1:] != labels[:, :-1]).sum(1)
+    return np.asarray(1 + (labels[:, 1:] != labels[:, :-1]).sum(1))
 
 
 def _spanning(first: Bools, then: Bools, score: npt.NDArray[np.float64]) -> Bools:
@@ -529,7 +546,7 @@ def project(constraint: Constraint, kept: Tensor, proposed: Tensor, score: Tenso
     wanted = _All([part for part in constraint.parts if not part.connects])
     result = old | new
     # Most proposals of a trained model are fine as they are.
-    changed = new.any((1, 2)).nonzero()[0]
+    changed = np.flatnonzero(new.any((1, 2)))
     wrong = changed[~wanted.all_hold(result[changed], nodes[changed])]
     if all(isinstance(part, Acyclic) for part in wanted.parts):
         result[wrong] = _spanning(old[wrong], new[wrong], value[wrong])
@@ -565,7 +582,7 @@ def complete(constraint: Constraint, adjacency: Tensor, score: Tensor, mask: Ten
     if not constraint.connects:
         return adjacency
     nodes, value, result = mask.cpu().numpy(), score.double().cpu().numpy(), adjacency.cpu().numpy().copy()
-    apart = (~Connected().all_hold(result, nodes)).nonzero()[0]
+    apart = np.flatnonzero(~Connected().all_hold(result, nodes))
     if constraint.joins_freely:
         between = _pairs(nodes[apart]) & ~result[apart]
         result[apart] |= _spanning(result[apart], between, value[apart])

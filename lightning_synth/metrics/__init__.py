@@ -36,6 +36,13 @@ _SERIES_CLASSES = (
     "PSDDistance",
     "PredictiveScore",
 )
+_GRAPH_CLASSES = (
+    "GraphGIN",
+    "GraphMMD",
+    "GraphMemorisation",
+    "GraphVUN",
+    "PolyGraphDiscrepancy",
+)
 _FUNCTIONS = {
     "timeseries": _SERIES_CLASSES,
     "context_fid": ("frechet_distance", "train_encoder"),
@@ -72,6 +79,21 @@ _FUNCTIONS = {
         "tpr_at_fpr",
     ),
     "spec": ("MetricSpec",),
+    "graph": _GRAPH_CLASSES,
+    "graph_isomorphism": ("is_isomorphic", "isomorphism_classes", "wl_hashes"),
+    "graph_judges": ("KernelLogistic", "gin_scores", "polygraph_discrepancy", "random_gin"),
+    "graph_report": ("graph_report",),
+    "graph_statistics": (
+        "average_ratio",
+        "gaussian_emd",
+        "gaussian_tv",
+        "graph_descriptors",
+        "graph_mmds",
+        "structure_features",
+    ),
+    "graph_validity": ("find_blocks", "graph_memorisation", "is_block_model", "valid_graphs", "valid_unique_novel"),
+    "orbits": ("orbit_counts",),
+    "planarity": ("is_planar",),
 }
 _HOME = {name: "common" for name in _CLASSES} | {name: home for home, names in _FUNCTIONS.items() for name in names}
 __all__ = sorted(_HOME)

@@ -1,0 +1,518 @@
+"""A small language model of graphs: random walks over induced subgraphs as sequences, and a causal transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
+
+from lightning_synth.averaging import AveragedGenerator
+from lightning_synth.conditions import KEEP
+from lightning_synth.constraints import Constraint
+from lightning_synth.diffusion import rows_for
+from lightning_synth.errors import ConfigError, DataError
+from lightning_synth.graphs import Attributes, DenseGraphs
+from lightning_synth.holdout import BestWeights, held_out_rows, row_keys
+from lightning_synth.items import evenly_spaced
+from lightning_synth.nn import ConditionEmbedding, owned_dropout, warm_cosine
+from lightning_synth.plugins.graph.sent_tokens import CLOSE, EOS, PAD, RESET, ROOM, Grammar, SentTokens
+from lightning_synth.plugins.timeseries.flow_ts import rotate
+from lightning_synth.requests import KeyedRNG, SampleRequests
+from lightning_synth.schema import get_domain
+
+# Fewer training graphs than this cannot spare any.
+_MIN_FOR_HOLDOUT = 50
+_MAX_HELD, _MAX_MEASURED, _CHECKS = 128, 1024, 20
+#: Numbers in the caches of keys and values of rows that are sampled at once.
+_CACHED = 1 << 28
+#: Tokens outside the top k come after all inside, but before none at all: a constraint may refuse every one of the k.
+_UNLIKELY = 1e4
+
+
+class Cache:
+    """Keys and values of the positions so far, of all blocks; grows by doubling."""
+
+    def __init__(self, depth: int) -> None:
+        self.depth, self.length = depth, 0
+        self.data: Tensor | None = None
+
+    def put(self, block: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Append one position of one block, each (rows, heads, 1, dim), and return those of all positions."""
+        if self.data is None:
+            rows, heads, _, dim = key.shape
+            self.data = key.new_zeros(self.depth, 2, rows, heads, 64, dim)
+        elif self.length == self.data.shape[4]:
+            self.data = F.pad(self.data, (0, 0, 0, self.length))
+        self.data[block, 0, :, :, self.length], self.data[block, 1, :, :, self.length] = key[:, :, 0], value[:, :, 0]
+        keys, values = self.data[block, :, :, :, : self.length + 1]
+        return keys, values
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget all other rows."""
+        if self.data is not None:
+            self.data = self.data[:, :, rows]
+
+
+class Block(nn.Module):
+    """Causal self-attention with rotary positions, and a feed-forward part, each on a normalised input."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norm, self.qkv, self.out = nn.RMSNorm(dim), nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim)
+        self.mlp = nn.Sequential(nn.RMSNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+
+    def forward(self, x: Tensor, angle: Tensor, cache: Cache | None = None, block: int = 0) -> Tensor:
+        """Map (rows, n, dim) to the same shape; with a cache, x is the one position that follows it."""
+        query, key, value = self.qkv(self.norm(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key = rotate(query, angle), rotate(key, angle)
+        if cache is not None:
+            key, value = cache.put(block, key, value)
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=cache is None)
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        out: Tensor = x + self.mlp(x)
+        return out
+
+
+class CausalTransformer(nn.Module):
+    """Decoder-only transformer over tokens with rotary positions; the condition is added to every input.
+
+    Args:
+        tokens: Size of the vocabulary.
+        dim: Features.
+        depth: Blocks.
+        heads: Attention heads; ``dim`` is a multiple of twice their number.
+        dropout: Of attention weights.
+    """
+
+    rate: Tensor
+
+    def __init__(self, tokens: int, dim: int, depth: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.embed, self.start = nn.Embedding(tokens, dim), nn.Parameter(torch.randn(dim))
+        self.blocks = nn.ModuleList(Block(dim, heads, dropout) for _ in range(depth))
+        self.norm, self.out = nn.RMSNorm(dim), nn.Linear(dim, tokens)
+        half = dim // heads // 2
+        self.register_buffer("rate", 10000 ** -(torch.arange(half) / half), persistent=False)
+
+    def forward(self, tokens: Tensor, condition: Tensor) -> Tensor:
+        """Return logits (rows, length, tokens) of every token given those before it.
+
+        Args:
+            tokens: int64 (rows, length).
+            condition: (rows, dim).
+        """
+        start = self.start.expand(len(tokens), 1, -1)
+        x = torch.cat([start, self.embed(tokens[:, :-1])], dim=1) + condition[:, None]
+        angle = torch.arange(x.shape[1], device=x.device)[:, None] * self.rate
+        for block in self.blocks:
+            x = block(x, angle)
+        out: Tensor = self.out(self.norm(x))
+        return out
+
+    def following(self, token: Tensor | None, condition: Tensor, cache: Cache) -> Tensor:
+        """Return logits (rows, tokens) of the next token.
+
+        Args:
+            token: int64 (rows,), the latest one; None at the start.
+            condition: (rows, dim).
+            cache: Of the positions before; it takes in this one.
+        """
+        x = (self.start if token is None else self.embed(token)) + condition
+        x, angle = x[:, None], cache.length * self.rate[None]
+        for i, block in enumerate(self.blocks):
+            x = block(x, angle, cache, i)
+        cache.length += 1
+        out: Tensor = self.out(self.norm(x[:, 0]))
+        return out
+
+
+class Guard:
+    """Refuses tokens after which a constraint could not be met.
+
+    Args:
+        constraint: On the finished graph.
+        grammar: Of the sequences.
+    """
+
+    def __init__(self, constraint: Constraint, grammar: Grammar) -> None:
+        self.connects = constraint.connects
+        self.trackers = [constraint.tracker(grammar.codec.max_nodes) for _ in grammar.state]
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget all other rows."""
+        self.trackers = [self.trackers[i] for i in rows.tolist()]
+
+    def choose(self, score: Tensor, grammar: Grammar) -> Tensor:
+        """Return the token of each row with the highest score that the constraint allows.
+
+        Args:
+            score: (rows, tokens), -inf for what the grammar does not allow.
+            grammar: State of the sequences.
+        """
+        token, states = score.argmax(1), self._states(grammar)
+        for i, state in enumerate(states):
+            while not self._admits(i, int(token[i]), grammar, *state):
+                score[i, token[i]] = -torch.inf
+                # No node is left for brackets that have been opened: they stay empty.
+                token[i] = score[i].argmax() if score[i].max() > -torch.inf else CLOSE
+        return token
+
+    @staticmethod
+    def _states(grammar: Grammar) -> Iterator[tuple[int, int]]:
+        return zip(grammar.state.tolist(), grammar.nodes.tolist(), strict=True)
+
+    def _admits(self, i: int, token: int, grammar: Grammar, state: int, nodes: int) -> bool:
+        codec, allows, here = grammar.codec, self.trackers[i].allows, nodes - 1
+        if token == RESET:
+            return not self.connects or any(allows(nodes, node) for node in reversed(range(nodes)))
+        if codec.first_node <= token < codec.first_node_type and state >= grammar.OPENED:
+            return allows(here, token - codec.first_node)
+        step = token >= codec.first_edge_type if codec.edge_types else token == codec.first_node + nodes
+        return not step or state not in (grammar.NODE, grammar.SHUT) or allows(here, nodes)
+
+    def add(self, token: Tensor, grammar: Grammar) -> None:
+        """Note the edges that tokens make.
+
+        Args:
+            token: int64 (rows,).
+            grammar: State before them.
+        """
+        first, after = grammar.codec.first_node, grammar.codec.first_node_type
+        for tracker, t, (state, nodes) in zip(self.trackers, token.tolist(), self._states(grammar), strict=True):
+            if first <= t < after and nodes and state != grammar.FRESH:
+                tracker.add(nodes - 1, t - first)
+
+
+class SENT(AveragedGenerator):
+    """Graphs as sequences, learned by a small causal transformer.
+
+    Chen et al. 2025, "Flatten Graphs as Sequences: Transformers are Scalable Graph Generators", arXiv 2502.02216.
+
+    Every epoch writes each graph along a new random walk (`SentTokens`); samples are drawn token by token, under a
+    grammar that lets every sequence end as a graph. Cost grows with nodes + edges, not with the square of the nodes.
+    Node and edge types are tokens; float features are drawn from training nodes of the same degree (`Attributes`).
+
+    Args:
+        d_model: Features.
+        depth: Transformer blocks.
+        heads: Attention heads; ``d_model`` is a multiple of twice their number.
+        attention_dropout: Share of attention weights dropped in training.
+        max_length: Longest sequence; None: one and a half times the longest one of the training graphs. Longer graphs
+            teach their first nodes only, and samples end in time.
+        temperature: Divides the logits; below 1 samples are more typical and less varied.
+        top_k: Draw from the k most likely tokens only; None: from all.
+        guidance_scale: 1: plain conditional sampling; more extrapolates from the unconditional model (Ho & Salimans
+            2022, eq. 6).
+        condition_dropout: Share of training graphs whose conditions are hidden, for guidance.
+        holdout: Share of the training graphs (of 50 or more) that is not trained on. The loss on them, logged twenty
+            times a fit as ``held_out_loss``, says which averaged weights are kept at the end.
+        ema_decay: Decay of the averaged weights used for sampling.
+        lr: Peak learning rate; it warms up linearly and decays by a cosine over the Trainer's budget.
+        **kwargs: ``schema``, ``seed``.
+
+    Sampling options (keywords of ``sample``): ``temperature, top_k, guidance_scale`` override the above.
+    ``constraint`` is a `Constraint`, which every sample then satisfies. ``prompt`` is a graph, or a list of graphs
+    (row i takes ``prompt[i % len(prompt)]``): the first nodes of the sample, with all edges between them.
+
+    Shapes:
+        batch: PyG ``Batch``; optional label ``y`` and continuous conditions, (graphs,).
+
+    Example:
+        >>> from lightning_synth.testing import tiny_schema
+        >>> model = SENT(schema=tiny_schema("graph"), d_model=16, depth=1, heads=2)
+        >>> model.codec.size
+        14
+    """
+
+    domain = "graph"
+    conditions = ("label", "*")
+
+    def __init__(
+        self,
+        *,
+        d_model: int = 256,
+        depth: int = 6,
+        heads: int = 8,
+        attention_dropout: float = 0.1,
+        max_length: int | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        guidance_scale: float = 1.0,
+        condition_dropout: float = 0.1,
+        holdout: float = 0.1,
+        ema_decay: float = 0.995,
+        lr: float = 1e-3,
+        **kwargs: Any,
+    ) -> None:
+        if min(d_model, depth, heads) < 1 or d_model % (2 * heads):
+            raise ConfigError(f"{d_model=} must be a multiple of twice {heads=}, and {depth=} at least 1")
+        for name, share in (("attention_dropout", attention_dropout), ("condition_dropout", condition_dropout)):
+            if not 0 <= share < 1:
+                raise ConfigError(f"{name} must lie in [0, 1), got {share}")
+        if not 0 <= holdout <= 0.5:
+            raise ConfigError(f"holdout must lie in [0, .5], got {holdout}")
+        if max_length is not None and max_length < 2 * ROOM:
+            raise ConfigError(f"max_length must be at least {2 * ROOM}, got {max_length}")
+        _check_sampling(temperature, top_k)
+        super().__init__(
+            d_model=d_model,
+            depth=depth,
+            heads=heads,
+            attention_dropout=attention_dropout,
+            max_length=max_length,
+            temperature=temperature,
+            top_k=top_k,
+            guidance_scale=guidance_scale,
+            condition_dropout=condition_dropout,
+            holdout=holdout,
+            ema_decay=ema_decay,
+            lr=lr,
+            **kwargs,
+        )
+
+    limit: Tensor
+
+    def build(self, schema: dict[str, Any]) -> None:
+        """Make vocabulary, transformer and the embedding of conditions."""
+        p = self.hparams
+        self.codec = SentTokens(schema)
+        self.transformer = CausalTransformer(self.codec.size, p.d_model, p.depth, p.heads, p.attention_dropout)
+        self.condition = ConditionEmbedding(schema, p.d_model)
+        self.attributes = Attributes(schema)
+        self.register_buffer("limit", torch.tensor(p.max_length or self.codec.longest() + ROOM))
+        super().build(schema)
+        self.best = BestWeights(self._sampled_from())
+        self._checks, self._held = 0, None
+        self._held_keys = torch.empty(0, dtype=torch.int64)
+
+    # Training ------------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Before a fit: measure the sequences, keep attributes, and hold some graphs out."""
+        super().setup(stage)
+        if stage != "fit":
+            return
+        items = self.training_items()
+        held = held_out_rows(len(items), self.hparams.holdout) if len(items) >= _MIN_FOR_HOLDOUT else []
+        self.attributes.fit(items)
+        if self.hparams.max_length is None:
+            longest = max(self._lengths(items))
+            self.limit.fill_(min(longest + longest // 2, self.codec.longest()) + ROOM)
+        if held:
+            self._held = self._collated(items, evenly_spaced(held, _MAX_HELD))
+            self._held_keys = self._keys(DenseGraphs.from_batch(self._collated(items, held), self.codec.max_nodes))
+
+    def _collated(self, items: Sequence[Any], rows: Sequence[int]) -> Any:
+        from lightning_synth.schema import collate, move
+
+        return move(collate([items[i] for i in rows], self._ready_schema()), self.device)
+
+    def _lengths(self, items: Sequence[Any]) -> Iterator[int]:
+        """Longest sequence of every few training graphs."""
+        rows = evenly_spaced(list(range(len(items))), _MAX_MEASURED)
+        for start in range(0, len(rows), 64):
+            graphs = DenseGraphs.from_batch(self._collated(items, rows[start : start + 64]))
+            yield self.codec.encode(graphs, KeyedRNG(0, device=self.device).uniform(graphs.mask.shape))[0].shape[1]
+
+    @staticmethod
+    def _keys(graphs: DenseGraphs) -> Tensor:
+        """Key of each graph's content; graphs have to be padded to one size."""
+        return row_keys(torch.cat([graphs.e.flatten(1), graphs.x, graphs.mask.long()], dim=1))
+
+    def losses(self, batch: Any, rng: KeyedRNG) -> dict[str, Tensor]:
+        """Cross-entropy of every token given those before it and the conditions."""
+        graphs, schema = DenseGraphs.from_batch(batch), self._ready_schema()
+        condition = get_domain(schema).conditions(batch, schema)
+        if self.training and len(self._held_keys):
+            padded = DenseGraphs.from_batch(batch, self.codec.max_nodes)
+            stays = ~torch.isin(self._keys(padded), self._held_keys.to(self.device))
+            stays[0] |= ~stays.any()
+            graphs, condition = graphs[stays], {name: value[stays] for name, value in condition.items()}
+        condition[KEEP] = rng.fork("keep").uniform((len(graphs),)) >= self.hparams.condition_dropout
+        tokens, _ = self.codec.encode(graphs, rng.fork("walk").uniform(graphs.mask.shape))
+        tokens = tokens[:, : int(self.limit)]
+        with owned_dropout(rng):
+            logits = self.transformer(tokens, self.condition(condition, len(tokens)))
+        return {"loss": F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), ignore_index=PAD)}
+
+    def _sampled_from(self) -> dict[str, Tensor]:
+        """The weights that samples come from."""
+        named = self.average.named_buffers() if self.hparams.ema_decay > 0 else self.named_parameters()
+        return dict(named)
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Look at the held-out graphs now and then."""
+        super().on_train_batch_end(*args, **kwargs)
+        due = int(self.progress * _CHECKS)
+        if self._held is not None and due > self._checks:
+            self._check_held_out()
+        self._checks = due
+
+    @torch.no_grad()
+    def _check_held_out(self) -> None:
+        self.eval()
+        with self.averaged_weights():
+            # The same walks at every check, so that losses compare.
+            loss = self.losses(self._held, KeyedRNG(0, device=self.device))["loss"]
+        self.train()
+        self.log("held_out_loss", loss, rank_zero_only=True)
+        self.best.offer(loss, self._sampled_from())
+
+    def on_train_end(self) -> None:
+        """Keep the weights that were best on the held-out graphs."""
+        super().on_train_end()
+        if self._held is not None:
+            self.best.restore(self._sampled_from())
+
+    def configure_optimizers(self) -> Any:
+        """AdamW; warm-up over 5 % of the budget, then a cosine to 1 %."""
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.hparams.lr, betas=(0.9, 0.95), weight_decay=0.1)
+        scheduler = LambdaLR(optimizer, lambda _: warm_cosine(self.progress))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip the gradient to norm 1 unless the Trainer clips."""
+        super().on_before_optimizer_step(optimizer)
+        if not self.trainer.gradient_clip_val:
+            nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+
+    # Sampling ------------------------------------------------------------------------------------------------------
+
+    def sample_batch(
+        self,
+        requests: SampleRequests,
+        rng: KeyedRNG,
+        *,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        guidance_scale: float | None = None,
+        constraint: Constraint | None = None,
+        prompt: Any = None,
+    ) -> Any:
+        """Draw sequences token by token and read them as graphs; options as in the class docstring."""
+        p = self.hparams
+        temperature, top_k = p.temperature if temperature is None else temperature, p.top_k if top_k is None else top_k
+        _check_sampling(temperature, top_k)
+        scale = float(p.guidance_scale if guidance_scale is None else guidance_scale)
+        how = _How(temperature, top_k, scale if requests.condition else 1.0, constraint)
+        given = None if prompt is None else self._given(prompt, requests, constraint)
+        start, order = self._opening(given, rng.fork("prompt")) if given is not None else (None, None)
+        cached = int(self.limit) * int(p.d_model) * int(p.depth) * 2
+        rows = torch.arange(len(requests), device=rng.device)
+        with self.averaged_weights():
+            tokens = [
+                self._tokens(requests[part], rng.fork("tokens")[part], how, None if start is None else start[part])
+                for part in rows.split(max(16, _CACHED // cached))
+            ]
+        batch = self.attributes.attach(self.codec.decode(torch.cat(tokens), order), requests, rng.fork("attributes"))
+        if given is not None and self.attributes.node_width:
+            batch.x[(batch.ptr[:-1] - given.ptr[:-1])[given.batch] + torch.arange(len(given.x)).to(rng.device)] = (
+                given.x
+            )
+        return batch
+
+    def _given(self, prompt: Any, requests: SampleRequests, constraint: Constraint | None) -> Any:
+        """The graph that each row starts with."""
+        from lightning_synth.schema import validate
+
+        schema, items = self._ready_schema(), list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
+        validate(items, schema)
+        for i, item in enumerate(items):
+            if item.num_nodes > self.codec.max_nodes:
+                raise DataError(
+                    f"prompt {i} has {item.num_nodes} nodes, training graphs at most {self.codec.max_nodes}"
+                )
+            for field, kinds in (("x", "node"), ("edge_attr", "edge")):
+                if schema.get(f"num_{kinds}_types") and item.get(field) is None:
+                    raise DataError(f"prompt {i} has no {field}, but graphs have {kinds} types")
+            if constraint is not None:
+                adjacency = DenseGraphs.from_batch(self._collated([item], [0])).e[0] > 0
+                if not constraint.holds(adjacency.cpu().numpy()):
+                    raise ConfigError(f"prompt {i} does not satisfy {constraint!r}: nothing can be added to mend it")
+        return rows_for(items, requests, schema)
+
+    def _opening(self, given: Any, rng: KeyedRNG) -> tuple[Tensor, Tensor]:
+        """Sequences of the given graphs without their end, and the numbers that nodes in order of appearance have."""
+        graphs = DenseGraphs.from_batch(given, self.codec.max_nodes)
+        tokens, order = self.codec.encode(graphs, rng.uniform((self.codec.max_nodes,)))
+        if tokens.shape[1] + ROOM > int(self.limit):
+            raise ConfigError(f"a prompt takes {tokens.shape[1]} tokens; max_length={int(self.limit)} leaves no room")
+        order = torch.where(graphs.mask, order, torch.arange(order.shape[1], device=order.device))
+        return torch.where(tokens == EOS, PAD, tokens), order
+
+    def _tokens(self, requests: SampleRequests, rng: KeyedRNG, how: _How, start: Tensor | None) -> Tensor:
+        """Draw sequences, (rows, limit)."""
+        count, limit = len(requests), int(self.limit)
+        connected = how.constraint is not None and how.constraint.connects
+        grammar = Grammar(self.codec, count, limit, connected, self.device)
+        guard = None if how.constraint is None else Guard(how.constraint, grammar)
+        condition, cache, token = self._embedding(requests, how.scale), Cache(int(self.hparams.depth)), None
+        alive, drawn = torch.arange(count, device=self.device), grammar.state.new_full((count, limit), PAD)
+        for t in range(limit):
+            logits = self._logits(token, condition, cache, how.scale)
+            score = _score(logits, grammar.allowed(), how, rng[alive].uniform((self.codec.size,), step=t))
+            token = score.argmax(1) if guard is None else guard.choose(score, grammar)
+            if start is not None and t < start.shape[1]:
+                token = torch.where(start[alive, t] == PAD, token, start[alive, t])
+            if guard is not None:
+                guard.add(token, grammar)
+            grammar.advance(token)
+            if start is not None:
+                # The nodes of a prompt get no more edges between them.
+                grammar.close((start[alive] != PAD).sum(1) == t + 1)
+            drawn[alive, t] = token
+            going = (grammar.state != grammar.DONE).nonzero()[:, 0]
+            if not len(going):
+                break
+            if len(going) < 0.75 * len(alive):
+                rows = going if how.scale == 1 else torch.cat([going, going + len(alive)])
+                cache.keep(rows)
+                alive, grammar, token, condition = alive[going], grammar[going], token[going], condition[rows]
+                if guard is not None:
+                    guard.keep(going)
+        return drawn
+
+    def _embedding(self, requests: SampleRequests, scale: float) -> Tensor:
+        """Embedding of the conditions; with guidance, the rows without conditions follow."""
+        rows = len(requests)
+        condition = self.condition(requests.condition, rows)
+        return condition if scale == 1 else torch.cat([condition, torch.zeros_like(condition)])
+
+    def _logits(self, token: Tensor | None, condition: Tensor, cache: Cache, scale: float) -> Tensor:
+        """Logits of the next token, with guidance."""
+        if scale == 1:
+            return self.transformer.following(token, condition, cache)
+        token = None if token is None else token.repeat(2)
+        named, unnamed = self.transformer.following(token, condition, cache).chunk(2)
+        return unnamed + scale * (named - unnamed)
+
+
+@dataclass(frozen=True)
+class _How:
+    """Sampling options."""
+
+    temperature: float
+    top_k: int | None
+    scale: float
+    constraint: Constraint | None
+
+
+def _score(logits: Tensor, allowed: Tensor, how: _How, u: Tensor) -> Tensor:
+    """Perturbed log-probabilities, whose maximum is a draw from the allowed tokens (Gumbel 1954)."""
+    logits = torch.where(allowed, logits.float() / how.temperature, -torch.inf)
+    if how.top_k is not None:
+        least = logits.topk(min(how.top_k, logits.shape[1]), dim=1).values[:, -1:]
+        logits = torch.where(logits < least, logits - _UNLIKELY, logits)
+    return logits - u.clamp(min=2**-25).log().neg().log()
+
+
+def _check_sampling(temperature: float, top_k: int | None) -> None:
+    if temperature <= 0 or (top_k is not None and top_k < 1):
+        raise ConfigError(f"{temperature=} must be positive, {top_k=} at least 1 or None")
