@@ -20,6 +20,8 @@ from lightning_synth.errors import ConfigError, DataError
 from lightning_synth.schema import describe, item_hashes
 
 _PARTS = ("train", "val", "test")
+#: Rules of validity that the metrics know.
+_RULES = ("planar", "tree", "lobster", "sbm", "connected")
 _TRAIN, _VAL, _TEST, _UNUSED = 0, 1, 2, -1
 #: What the published sets are split into: 128 / 32 / 40 of 200 graphs.
 _DEFAULT_FRACTIONS = (0.64, 0.16, 0.2)
@@ -169,6 +171,8 @@ class GraphDataModule(ItemsDataModule):
         oversize: ``error`` or ``drop`` (with a warning that counts) for larger ones.
         bucket: Make training batches of graphs of similar size, which wastes less padding.
         repair: False refuses graphs that are not simple, undirected and non-empty.
+        validity: What a valid graph is, for `lightning_synth.evaluate`: ``planar``, ``tree``, ``lobster``, ``sbm`` or
+            ``connected``. Procedural sets have their own.
         num_graphs: Of a procedural set; None: its published number.
         sizes: Of a procedural set, a number or inclusive (low, high), see the sampler; None: the published sizes.
         num_workers: Worker processes of each loader.
@@ -198,6 +202,7 @@ class GraphDataModule(ItemsDataModule):
         oversize: str = "error",
         bucket: bool = False,
         repair: bool = True,
+        validity: str | None = None,
         num_graphs: int | None = None,
         sizes: int | Sequence[int] | None = None,
         num_workers: int = 0,
@@ -211,6 +216,9 @@ class GraphDataModule(ItemsDataModule):
         self.shots, self.draw, self.imbalance = shots, draw, imbalance
         self.max_nodes, self.oversize, self.bucket, self.repair = max_nodes, oversize, bucket, repair
         self.num_graphs, self.sizes = num_graphs, sizes
+        if validity not in (None, *_RULES):
+            raise ConfigError(f"validity must be one of {', '.join(_RULES)}, got {validity!r}")
+        self.validity = validity
 
     @property
     def splits(self) -> Splits:
@@ -230,14 +238,20 @@ class GraphDataModule(ItemsDataModule):
         known = {name: whole[name] for name in ("num_node_types", "num_edge_types")}
         if source.class_names:
             known["class_names"] = source.class_names
+        if rule := self.validity or (self.source if self._is_procedural and self.source in _RULES else None):
+            known["validity"] = rule
         train, val, test = ([items[i] for i in np.flatnonzero(part == code)] for code in (_TRAIN, _VAL, _TEST))
         if not train:
             raise DataError("the split leaves 0 training graphs")
         self._warn_memory(train)
         return Splits(train, val, test, known)
 
+    @property
+    def _is_procedural(self) -> bool:
+        return isinstance(self.source, str) and self.source in PROCEDURAL and not Path(self.source).exists()
+
     def _read(self) -> GraphSource:
-        if not isinstance(self.source, str) or self.source not in PROCEDURAL or Path(self.source).exists():
+        if not self._is_procedural:
             if self.num_graphs is not None or self.sizes is not None:
                 raise ConfigError(
                     f"num_graphs and sizes are for procedural sets ({', '.join(PROCEDURAL)}), not {self.source!r:.60}"

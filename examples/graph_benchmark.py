@@ -24,7 +24,7 @@ from lightning import Callback, Trainer
 import lightning_synth as ls
 from lightning_synth.datamodules import GraphDataModule
 from lightning_synth.datamodules.procedural import PROCEDURAL
-from lightning_synth.metrics.graph_report import graph_report
+from lightning_synth.metrics import graph_report
 from lightning_synth.tuning import tune_sampler
 
 

@@ -34,7 +34,7 @@ from lightning_synth.errors import ConfigError
 
 Bools = npt.NDArray[np.bool_]
 Edges = Sequence[tuple[int, int]]
-_TESTS_PER_DRAWING = 3
+_TESTS_PER_DRAWING = 4
 
 
 class Tracker(ABC):
@@ -289,6 +289,10 @@ class Tree(_All):
     def __init__(self) -> None:
         super().__init__((Acyclic(), Connected()))
 
+    def __repr__(self) -> str:
+        """Return the constructor call."""
+        return "Tree()"
+
 
 class Bipartite(_Vectorised):
     """Two sides, with edges only between them."""
@@ -392,7 +396,7 @@ class _PlanarTracker(Tracker):
         if edges > 3 * nodes - 6:
             return False
         if self.around is None and self.tests >= _TESTS_PER_DRAWING:
-            self.around = _drawing(self.edges)
+            self.around, self.tests = _drawing(self.edges), 0
         if self._place(u, v) is not None:
             return True
         self.tests += 1
@@ -403,7 +407,7 @@ class _PlanarTracker(Tracker):
         self.union.add(u, v)
         self.edges.append((u, v))
         if place is None or self.around is None:
-            self.around, self.tests = None, 0
+            self.around = None
             return
         for node, other, after in ((u, v, place[0]), (v, u, place[1])):
             ring = self.around.setdefault(node, [])

@@ -82,7 +82,7 @@ _FUNCTIONS = {
     "graph": _GRAPH_CLASSES,
     "graph_isomorphism": ("is_isomorphic", "isomorphism_classes", "wl_hashes"),
     "graph_judges": ("KernelLogistic", "gin_scores", "polygraph_discrepancy", "random_gin"),
-    "graph_report": ("graph_report",),
+    "graph_protocol": ("graph_report",),
     "graph_statistics": (
         "average_ratio",
         "gaussian_emd",

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import coo_array, csr_array
 
-from lightning_synth.metrics.graph_statistics import GraphCache, graph_batch
+from lightning_synth.metrics.graph_batch import GraphCache, graph_batch
 
 Hashes = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]

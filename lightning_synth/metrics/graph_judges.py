@@ -17,7 +17,8 @@ from lightning_synth.errors import DataError
 from lightning_synth.metrics.context_fid import frechet_distance
 from lightning_synth.metrics.distances import Array, seeded
 from lightning_synth.metrics.diversity import prdc
-from lightning_synth.metrics.graph_statistics import Grams, GraphBatch, GraphCache, graph_batch, graph_descriptors
+from lightning_synth.metrics.graph_batch import GraphBatch, GraphCache, graph_batch
+from lightning_synth.metrics.graph_statistics import Grams, graph_descriptors
 
 NAN = float("nan")
 _WIDTH, _LAYERS, _SEED = 35, 2, 42

@@ -20,14 +20,9 @@ from scipy.stats import chi2
 
 from lightning_synth.errors import ConfigError
 from lightning_synth.metrics.distances import Array
+from lightning_synth.metrics.graph_batch import GraphBatch, GraphCache, graph_batch
 from lightning_synth.metrics.graph_isomorphism import LIMIT, isomorphism_classes
-from lightning_synth.metrics.graph_statistics import (
-    Descriptors,
-    GraphBatch,
-    GraphCache,
-    graph_batch,
-    structure_features,
-)
+from lightning_synth.metrics.graph_statistics import Descriptors, structure_features
 from lightning_synth.metrics.planarity import is_planar
 from lightning_synth.metrics.series_utility import memorisation
 

@@ -51,7 +51,7 @@ GENERATORS: tuple[GeneratorSpec, ...] = (
         conditions=("label", "*"),
         requires=("torch_geometric",),
         extra="graph",
-        tiny={"d_model": 16, "heads": 2, "depth": 1, "condition_dropout": 0.0},
+        tiny={"d_model": 16, "heads": 2, "depth": 1, "condition_dropout": 0.0, "lr": 1e-2},
     ),
     GeneratorSpec(
         name="sbm_refit",

@@ -217,21 +217,18 @@ class ClassicalGenerator(FitFreeGenerator):
             items: Training graphs, in an order that depends on their content alone.
             rng: Scalar-seeded; not used.
         """
-        graphs = [item.to("cpu") for item in items]
-        edges = [simple_edges(item) for item in graphs]
+        edges = [simple_edges(item) for item in items]
         found = {
-            "num_nodes": torch.tensor([int(item.num_nodes) for item in graphs]),
+            "num_nodes": torch.tensor([int(item.num_nodes) for item in items]),
             "num_edges": torch.tensor([part.shape[1] for part in edges]),
-            **({"label": torch.tensor([int(item.y) for item in graphs])} if self._labelled else {}),
-            **self.learn(graphs, edges),
+            **self.learn(items, edges),
         }
+        if self._ready_schema().get("num_classes"):
+            found["label"] = torch.tensor([int(item.y) for item in items])
+        self.tables = Tables()
         for name, value in found.items():
             self.tables.put(name, value.to(self.device))
-        self.attributes.fit(graphs)
-
-    @property
-    def _labelled(self) -> bool:
-        return bool(self._ready_schema().get("num_classes"))
+        self.attributes.fit(items)
 
     # ------------------------------------------------------------------ sampling
 

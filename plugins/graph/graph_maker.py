@@ -42,6 +42,8 @@ class GraphMaker(GraphLikeness):
         pair_dim: Features of a pair.
         num_layers: Rounds of message passing.
         pairs_per_step: Pairs of nodes looked at in a training step; all of them if there are no more.
+        negatives: Of pairs that are no edges, how many are looked at for each edge, if not all are. More of them drown
+            the edges.
         bins: Categories of a feature.
         lr: Learning rate.
         **kwargs: For `Generator`.
@@ -72,6 +74,7 @@ class GraphMaker(GraphLikeness):
         pair_dim: int = 32,
         num_layers: int = 2,
         pairs_per_step: int = 1 << 17,
+        negatives: float = 5.0,
         bins: int = 8,
         lr: float = 3e-3,
         **kwargs: Any,
@@ -80,6 +83,8 @@ class GraphMaker(GraphLikeness):
             raise ConfigError(
                 "steps, dimensions and pairs_per_step must be at least 1, bins at least 2 and num_layers not negative"
             )
+        if negatives <= 0:
+            raise ConfigError(f"negatives must be positive, got {negatives}")
         super().__init__(
             node_steps=node_steps,
             edge_steps=edge_steps,
@@ -87,6 +92,7 @@ class GraphMaker(GraphLikeness):
             pair_dim=pair_dim,
             num_layers=num_layers,
             pairs_per_step=pairs_per_step,
+            negatives=negatives,
             bins=bins,
             lr=lr,
             **kwargs,
@@ -141,7 +147,7 @@ class GraphMaker(GraphLikeness):
         """Add the clean features, as categories, to the context."""
         if x is None:
             return context
-        out: Tensor = context + self.feature(F.one_hot(x, int(self.hparams["bins"])).flatten(1).float())
+        out: Tensor = context + self.feature(self.bins.centred(x))
         return out
 
     def prior(self, density: Tensor) -> Tensor:
@@ -197,28 +203,34 @@ class GraphMaker(GraphLikeness):
     def _feature_loss(self, x: Tensor, context: Tensor, owner: Tensor, rng: KeyedRNG) -> Tensor:
         t = self._levels(int(self.hparams["node_steps"]), int(owner[-1]) + 1, rng)[owner]
         noisy = noise(x, t[:, None].expand_as(x), self.bins.law, rng.uniform(x.shape), rng.uniform(x.shape))
-        logits = self.feature_network(noisy, self.at(context, t))
+        logits = self._feature_logits(noisy, self.at(context, t))
         return F.cross_entropy(logits.flatten(0, 1), x.flatten())
+
+    def _feature_logits(self, x: Tensor, context: Tensor) -> Tensor:
+        """The network says how the clean features differ from the law of all nodes."""
+        out: Tensor = self.feature_network(self.bins.centred(x), context) + self.bins.law.log()
+        return out
 
     def _edge_loss(self, graphs: Training, kind: Tensor, context: Tensor, rng: KeyedRNG) -> Tensor:
         """Judge all pairs of a noisy graph, or all its edges and noise and some of the other pairs."""
         possible = (graphs.num_nodes * (graphs.num_nodes - 1) // 2).double()
         density = (graphs.num_edges / possible.clamp(min=1)).float()
         t = self._levels(int(self.hparams["edge_steps"]), len(possible), rng)
-        limit = int(self.hparams["pairs_per_step"])
+        limit, edges = int(self.hparams["pairs_per_step"]), int(graphs.num_edges.sum())
         if float(possible.sum()) <= limit:
             pairs = _all_pairs(graphs, kind)
         else:
             noise_count = ((1 - t) * density * possible + rng.uniform(t.shape)).long()
-            pairs = _some_pairs(graphs, kind, noise_count, limit, self.edge_law, rng.fork("pairs"))
+            others = max(min(int(self.hparams["negatives"] * edges), limit - edges - int(noise_count.sum())), edges)
+            pairs = _some_pairs(graphs, kind, noise_count, others, self.edge_law, rng.fork("pairs"))
         if not len(pairs.first):
             return 0.0 * sum((value.sum() for value in self.edge_network.parameters()), context.sum())
         prior, shape = self.prior(density)[pairs.graph], pairs.graph.shape
         drawn = noise(pairs.clean, t[pairs.graph], prior, rng.uniform(shape), rng.uniform(shape))
         noisy = torch.where(pairs.noisy < 0, drawn, pairs.noisy)
         there = noisy > 0
-        edges = torch.stack([pairs.first, pairs.second])[:, there]
-        states = self.edge_network.states(self.at(context, t[segments(graphs.num_nodes)[0]]), edges, noisy[there])
+        ends = torch.stack([pairs.first, pairs.second])[:, there]
+        states = self.edge_network.states(self.at(context, t[segments(graphs.num_nodes)[0]]), ends, noisy[there])
         logits = self.edge_network(states, pairs.first, pairs.second, noisy)
         # Where only some of the pairs are shown that are neither edges nor noise, their odds are that much too small.
         absent = (~there & (pairs.clean == 0)).sum()
@@ -290,7 +302,7 @@ class GraphMaker(GraphLikeness):
             parts = []
             for here, now, word in zip(x.split(size), context.split(size), words.split(size), strict=True):
                 time = torch.full((len(here),), t, device=self.device)
-                p = self.feature_network(here, self.at(now, time)).softmax(-1)
+                p = self._feature_logits(here, self.at(now, time)).softmax(-1)
                 law = p if t_next == 1 else sampler.step(p, here, t, t_next, self.bins.law)
                 parts.append(draw(law, unit(word)))
             x = torch.cat(parts)
@@ -390,9 +402,9 @@ def _all_pairs(graphs: Training, kind: Tensor) -> _Pairs:
 
 
 def _some_pairs(
-    graphs: Training, kind: Tensor, noise_count: Tensor, limit: int, edge_law: Tensor, rng: KeyedRNG
+    graphs: Training, kind: Tensor, noise_count: Tensor, others: int, edge_law: Tensor, rng: KeyedRNG
 ) -> _Pairs:
-    """All edges, ``noise_count`` random pairs of each graph that noise makes edges, and other random pairs.
+    """All edges, ``noise_count`` random pairs of each graph that noise makes edges, and ``others`` random pairs.
 
     Random pairs that are edges are dropped: noise of an edge is not decided here.
     """
@@ -400,7 +412,6 @@ def _some_pairs(
     first, second = graphs.edges[:, upper]
     noise_graph = torch.arange(len(noise_count), device=first.device).repeat_interleave(noise_count)
     bounds = (graphs.num_nodes * (graphs.num_nodes - 1) // 2).double().cumsum(0)
-    others = max(limit - len(first) - len(noise_graph), len(first))
     place = rng.uniform((others,)).double() * bounds[-1]
     graph = torch.cat([noise_graph, torch.searchsorted(bounds, place, right=True).clamp(max=len(bounds) - 1)])
     start = graphs.num_nodes.cumsum(0) - graphs.num_nodes

@@ -61,6 +61,14 @@ class Bins(nn.Module):
         """Return categories, int64 (nodes, features)."""
         return (x[..., None] > self.threshold).sum(-1)
 
+    def centred(self, category: Tensor) -> Tensor:
+        """Return one-hot categories less their mean, of length 1 on average, (nodes, features * bins).
+
+        Without this, every step of the optimizer moves the sum over thousands of equal entries a long way.
+        """
+        spread = (self.law * (1 - self.law)).sum().sqrt().clamp(min=1e-3)
+        return ((F.one_hot(category, self.bins) - self.law) / spread).flatten(1)
+
     def decode(self, category: Tensor, u: Tensor) -> Tensor:
         """Return values, distributed as in their interval; ``u`` is uniform, of the shape of ``category``."""
         place = u * _FINE
@@ -87,9 +95,8 @@ class FeatureNetwork(nn.Module):
         self.leave = nn.Linear(dim, num_features * bins)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """Return logits (nodes, features, bins) for int64 ``x`` (nodes, features) and ``context`` (nodes, dim)."""
-        hot = F.one_hot(x, self.shape[1]).flatten(1).float()
-        out: Tensor = self.leave(self.hidden(self.enter(hot) + context))
+        """Return logits (nodes, features, bins) for noisy ``x`` (nodes, features * bins), ``context`` (nodes, dim)."""
+        out: Tensor = self.leave(self.hidden(self.enter(x) + context))
         return out.reshape(-1, *self.shape)
 
 

@@ -156,13 +156,13 @@ class Guard:
             score: (rows, tokens), -inf for what the grammar does not allow.
             grammar: State of the sequences.
         """
-        token, states = score.argmax(1), self._states(grammar)
-        for i, state in enumerate(states):
-            while not self._admits(i, int(token[i]), grammar, *state):
+        token: list[int] = score.argmax(1).tolist()
+        for i, state in enumerate(self._states(grammar)):
+            while not self._admits(i, token[i], grammar, *state):
                 score[i, token[i]] = -torch.inf
-                # No node is left for brackets that have been opened: they stay empty.
-                token[i] = score[i].argmax() if score[i].max() > -torch.inf else CLOSE
-        return token
+                # Brackets that have been opened, with no node left to stand in them, stay empty.
+                token[i] = int(score[i].argmax()) if bool((score[i] > -torch.inf).any()) else CLOSE
+        return torch.tensor(token, device=score.device)
 
     @staticmethod
     def _states(grammar: Grammar) -> Iterator[tuple[int, int]]:
@@ -203,7 +203,7 @@ class SENT(AveragedGenerator):
         d_model: Features.
         depth: Transformer blocks.
         heads: Attention heads; ``d_model`` is a multiple of twice their number.
-        attention_dropout: Share of attention weights dropped in training.
+        attention_dropout: Share of attention weights dropped in training; the paper has 0.5 in long ones.
         max_length: Longest sequence; None: one and a half times the longest one of the training graphs. Longer graphs
             teach their first nodes only, and samples end in time.
         temperature: Divides the logits; below 1 samples are more typical and less varied.
@@ -237,10 +237,10 @@ class SENT(AveragedGenerator):
     def __init__(
         self,
         *,
-        d_model: int = 256,
+        d_model: int = 128,
         depth: int = 6,
-        heads: int = 8,
-        attention_dropout: float = 0.1,
+        heads: int = 4,
+        attention_dropout: float = 0.0,
         max_length: int | None = None,
         temperature: float = 1.0,
         top_k: int | None = None,
@@ -248,7 +248,7 @@ class SENT(AveragedGenerator):
         condition_dropout: float = 0.1,
         holdout: float = 0.1,
         ema_decay: float = 0.995,
-        lr: float = 1e-3,
+        lr: float = 2e-3,
         **kwargs: Any,
     ) -> None:
         if min(d_model, depth, heads) < 1 or d_model % (2 * heads):

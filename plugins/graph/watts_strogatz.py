@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -100,9 +101,9 @@ def _moved_share(edges: Tensor, num_nodes: int) -> float:
     ordered = 3 * (k - 2) / (4 * (k - 1))
     if not ordered:
         spread = float(degree.double().var(unbiased=False))
-        return 1 - max(1 - 2 * spread / k, 0.0) ** 0.5
+        return 1 - math.sqrt(max(1 - 2 * spread / k, 0.0))
     wedges = float((degree * (degree - 1)).sum())
-    return 1 - min(2 * float(count.sum()) / max(wedges, 1.0) / ordered, 1.0) ** (1 / 3)
+    return 1 - math.pow(min(2 * float(count.sum()) / max(wedges, 1.0) / ordered, 1.0), 1 / 3)
 
 
 __all__ = ["WattsStrogatz"]

@@ -11,7 +11,7 @@ import pytest
 
 from lightning_synth.datamodules.procedural import planar_graphs
 from lightning_synth.metrics import graph_statistics, graph_validity
-from lightning_synth.metrics.graph_report import graph_report
+from lightning_synth.metrics.graph_protocol import graph_report
 from lightning_synth.metrics.graph_statistics import graph_mmds
 from lightning_synth.metrics.orbits import orbit_counts
 from lightning_synth.metrics.planarity import is_planar

@@ -291,3 +291,10 @@ def test_memory_estimate():
 def test_attributes_not_hparams():
     data = GraphDataModule(tiny_graphs(4), batch_size=3, max_nodes=9)
     assert (data.max_nodes, data.batch_size, dict(data.hparams)) == (9, 3, {})
+
+
+def test_procedural_sets_say_what_is_valid():
+    assert GraphDataModule("tree", num_graphs=10, sizes=6).schema["validity"] == "tree"
+    assert "validity" not in GraphDataModule("grid", num_graphs=5, sizes=3).schema
+    with pytest.raises(ConfigError, match="validity must be one of planar"):
+        GraphDataModule("tree", validity="acyclic")

@@ -16,7 +16,7 @@ def test_no_config_is_forgotten():
     found = {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")}
     covered = {"fit_fault_diffusion.yaml", "generate.yaml", "fit_classifier.yaml"}
     covered |= {f"diffusion_ts/{name}.yaml" for name in ("stocks", "etth", "energy")}
-    assert found == covered | {"study/demo.yaml", "study/tep.yaml", "study/cwru.yaml"}
+    assert found == covered | {"study/demo.yaml", "study/tep.yaml", "study/cwru.yaml", "study/graphs.yaml"}
 
 
 @pytest.mark.parametrize("name", ["stocks", "etth", "energy"])
@@ -48,7 +48,7 @@ def _tiny_study(name, tmp_path, **changes):
         pool_size=20,
         generator_steps=2,
         downstream_steps=2,
-        downstream={"random_forest": {"n_estimators": 5}, "wdcnn": {}},
+        downstream={"random_forest": {"n_estimators": 5}, "gin" if name == "graphs.yaml" else "wdcnn": {}},
         evaluation=False,
         out=str(tmp_path / "out"),
         accelerator="cpu",
@@ -65,11 +65,12 @@ def test_the_demo_study(tmp_path, capsys):
     assert "Undecided" in capsys.readouterr().out and (tmp_path / "out" / "report.html").exists()
 
 
-@pytest.mark.parametrize("name", ["tep.yaml", "cwru.yaml"])
-def test_the_fault_studies(name, tmp_path, data_root, monkeypatch):
-    config, path = _tiny_study(name, tmp_path)
+@pytest.mark.parametrize("name", ["tep.yaml", "cwru.yaml", "graphs.yaml"])
+def test_the_studies_of_real_data(name, tmp_path, data_root):
+    # 50 steps of sampling untrained networks would show nothing more than 2.
+    config, path = _tiny_study(name, tmp_path, defog={"num_steps": 2})
     where = config["data"]["init_args"]
-    for key in ("path", "root"):
+    for key in ("path", "root", "source"):
         if key in where:
             where[key] = str(data_root / Path(where[key]).relative_to("../shared/data"))
     path.write_text(yaml.safe_dump(config))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -141,7 +142,7 @@ def test_metrics_do_not_change_the_graphs() -> None:
     before = copy.deepcopy(parts)
     for spec in graph.METRICS:
         spec.compute(*parts, describe(parts[0], "graph"), 0)
-    for old, new in zip(sum(before, []), sum(parts, []), strict=True):
+    for old, new in zip(chain(*before), chain(*parts), strict=True):
         assert all(torch.equal(old[name], new[name]) for name in ("edge_index", "x", "edge_attr", "y"))
 
 
@@ -157,7 +158,7 @@ def test_schema_may_say_what_is_valid() -> None:
 def test_evaluate_tiny_graphs() -> None:
     data = tiny_datamodule("graph", n=40)
     result = ls.evaluate(tiny_graphs(30, seed=9), data, metrics=["graph"], floors=["bootstrap"], repeats=3)
-    assert set(sum(ROWS.values(), [])) <= set(result.table.index) and not [n for n in result.notes if "failed" in n]
+    assert set(chain(*ROWS.values())) <= set(result.table.index) and not [n for n in result.notes if "failed" in n]
     assert (
         result.table.loc["graph_novel", "bootstrap"] == 0 and result.table.loc["memorisation_ratio", "bootstrap"] == 0
     )

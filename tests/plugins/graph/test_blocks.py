@@ -64,6 +64,17 @@ def test_more_blocks_than_nodes():
     assert find_blocks(edges[:, :0], 1, num_blocks=3, max_blocks=3, degree_corrected=True).tolist() == [0]
 
 
+def test_large_graphs_without_structure_are_one_block():
+    ring = torch.stack([torch.arange(400), (torch.arange(400) + 1) % 400])
+    for edges in (ring, ring[:, ::2], ring[:, :1], ring[:, :0]):
+        assert int(find_blocks(edges, 400, num_blocks=None, max_blocks=6, degree_corrected=True).max()) == 0
+
+
+def test_blocks_of_a_large_graph_are_found():
+    edges, true = planted([300, 250, 200], 0.05, 0.004, seed=1)
+    assert agree(find_blocks(edges, 750, num_blocks=None, max_blocks=8, degree_corrected=False), true)
+
+
 def test_cells_are_the_pairs_of_blocks():
     row, rank, first, second = cells_of(torch.tensor([1, 3]))
     assert row.tolist() == [0] + [1] * 6 and rank.tolist() == [0, 0, 1, 2, 3, 4, 5]

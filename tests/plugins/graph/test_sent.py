@@ -207,7 +207,7 @@ def test_prompts_that_cannot_be():
         model.sample(2, prompt=whole)
     with pytest.raises(DataError, match="prompt 0 has 12 nodes"):
         model.sample(2, prompt=untyped)
-    with pytest.raises(ConfigError, match=r"prompt 0 does not satisfy Acyclic\(\)"):
+    with pytest.raises(ConfigError, match=r"prompt 0 does not satisfy Tree\(\)"):
         untrained().sample(2, prompt=whole, constraint=Tree())
     with pytest.raises(ConfigError, match="leaves no room"):
         untrained(max_length=16).sample(2, prompt=whole)
