@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from lightning_synth.errors import ConfigError
 from lightning_synth.plugins.graph.likeness import SameNodes
-from lightning_synth.plugins.graph.pairs import BLOCK, race
+from lightning_synth.plugins.graph.pairs import race
 from lightning_synth.requests import KeyedRNG
 
+#: Entries of W computed at a time.
+_BLOCK = 1 << 20
 #: The stationary distribution has settled when a step changes it by less than this (total variation).
 _SETTLED, _MOST_STEPS = 1e-4, 50
+
+#: Nodes of the rows (graphs, r) and columns (graphs, n) of a block of W, and which of each are no padding.
+Block = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class CELL(SameNodes):
@@ -107,15 +111,10 @@ class CELL(SameNodes):
 
     def normalizer(self) -> Tensor:
         """Return the logarithm of the sum of exp(W_ij) over the nodes j of the graph of i, (nodes,)."""
-        values, places = [], []
-        for rows, columns, real_rows, real in self.blocks():
-            # Kept for the gradient are the ends, not the block: it is computed again on the way back.
-            value = checkpoint(_log_sum, self.leave[rows], self.enter[columns], real, use_reentrant=False)
-            values.append(value[real_rows])
-            places.append(rows[real_rows])
-        return torch.zeros_like(self.log_rate).index_put((torch.cat(places),), torch.cat(values))
+        value: Tensor = _Normalizer.apply(self.leave, self.enter, self.blocks)  # type: ignore[no-untyped-call]
+        return value
 
-    def blocks(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    def blocks(self) -> Iterator[Block]:
         """Cut the matrices of all graphs into blocks: graphs of like size together, large ones by rows.
 
         Yields:
@@ -127,12 +126,12 @@ class CELL(SameNodes):
         begin = 0
         while begin < len(order):
             n = int(size[begin])
-            graphs = slice(begin, begin + max(BLOCK // max(n * n, 1), 1))
+            graphs = slice(begin, begin + max(_BLOCK // max(n * n, 1), 1))
             begin = graphs.stop
             place = torch.arange(n, device=device)
             real = place < size[graphs, None]
             nodes = torch.where(real, start[graphs, None] + place, start[graphs, None])
-            for rows in place.split(max(BLOCK // max(n * len(nodes), 1), 1)):
+            for rows in place.split(max(_BLOCK // max(n * len(nodes), 1), 1)):
                 yield nodes[:, rows], nodes, real[:, rows], real
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
@@ -156,7 +155,7 @@ class CELL(SameNodes):
         for _ in range(_MOST_STEPS):
             after = torch.zeros_like(pi)
             for rows, columns, real_rows, real in self.blocks():
-                logits = self.leave[rows] @ self.enter[columns].mT - normalizer[rows][..., None]
+                logits = _logits(self.leave, self.enter, rows, columns, real) - normalizer[rows][..., None]
                 flow = (pi[rows] * real_rows)[:, None] @ logits.exp()
                 after.index_add_(0, columns[real], flow[:, 0][real])
             change = float((after - pi).abs().sum()) / 2
@@ -192,6 +191,33 @@ class CELL(SameNodes):
         return self._log_weight(*pairs)
 
 
-def _log_sum(rows: Tensor, columns: Tensor, real: Tensor) -> Tensor:
-    """Logarithm of the sum of exp over the real columns, (graphs, r)."""
-    return (rows @ columns.mT).masked_fill(~real[:, None], -torch.inf).logsumexp(-1)
+class _Normalizer(torch.autograd.Function):
+    """Row sums of exp(W), whose gradient computes W once more: no block of it outlives its turn."""
+
+    @staticmethod
+    def forward(ctx: Any, leave: Tensor, enter: Tensor, blocks: Callable[[], Iterator[Block]]) -> Tensor:
+        """Sum block by block."""
+        out = leave.new_zeros(len(leave))
+        for rows, columns, real_rows, real in blocks():
+            value = _logits(leave, enter, rows, columns, real).logsumexp(-1)
+            out[rows[real_rows]] = value[real_rows]
+        ctx.save_for_backward(leave, enter, out)
+        ctx.blocks = blocks
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        """The derivative by W_ij is P_ij."""
+        leave, enter, normalizer = ctx.saved_tensors
+        by_leave, by_enter = torch.zeros_like(leave), torch.zeros_like(enter)
+        for rows, columns, real_rows, real in ctx.blocks():
+            walk = (_logits(leave, enter, rows, columns, real) - normalizer[rows][..., None]).exp()
+            by_logit = walk * (grads[0][rows] * real_rows)[..., None]
+            by_leave.index_add_(0, rows.flatten(), (by_logit @ enter[columns]).flatten(0, 1))
+            by_enter.index_add_(0, columns.flatten(), (by_logit.mT @ leave[rows]).flatten(0, 1))
+        return by_leave, by_enter, None
+
+
+def _logits(leave: Tensor, enter: Tensor, rows: Tensor, columns: Tensor, real: Tensor) -> Tensor:
+    """A block of W, (graphs, r, n), minus infinity at padding."""
+    return (leave[rows] @ enter[columns].mT).masked_fill(~real[:, None], -torch.inf)

@@ -34,7 +34,7 @@ def dense_normalizer(model):
 @pytest.mark.parametrize("block", [5, 60, 1 << 16])
 def test_blocks_are_the_dense_softmax_and_its_gradient(block, monkeypatch):
     model, _ = fitted(tiny_graphs(7), 2)
-    monkeypatch.setattr(module, "BLOCK", block)
+    monkeypatch.setattr(module, "_BLOCK", block)
     torch.testing.assert_close(model.normalizer(), dense_normalizer(model))
     weight = torch.randn(len(model.degree), generator=torch.Generator().manual_seed(0))
     got = torch.autograd.grad((weight * model.normalizer()).sum(), [model.leave, model.enter])
@@ -45,11 +45,14 @@ def test_blocks_are_the_dense_softmax_and_its_gradient(block, monkeypatch):
 def test_no_large_matrix_is_kept_for_the_gradient(monkeypatch):
     graph = nx.gnm_random_graph(300, 900, seed=0)
     model, _ = fitted(graph, 1)
-    monkeypatch.setattr(module, "BLOCK", 3000)
+    monkeypatch.setattr(module, "_BLOCK", 3000)
     sizes = []
-    with torch.autograd.graph.saved_tensors_hooks(
-        lambda tensor: (sizes.append(tensor.numel()), tensor)[1], lambda t: t
-    ):
+
+    def note(tensor):
+        sizes.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         model.losses(None, None)["loss"].backward()
     # The largest thing kept are the ends of the edges, (1800, rank); the matrix has 90,000 entries.
     assert max(sizes) <= 1800 * 9
