@@ -39,8 +39,8 @@ _RANKS = ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "RANK", "WORLD_SIZE", "MASTER
 
 
 def _run(command: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
-    # A Trainer of an earlier test may have left LOCAL_RANK and its like: a script that inherits them takes itself for one
-    # of two processes that somebody else starts, and waits for the other one.
+    # A Trainer of an earlier test may have left LOCAL_RANK and its like: a script that inherits them takes itself for
+    # one of two processes that somebody else starts, and waits for the other one.
     inherited = {name: value for name, value in os.environ.items() if name not in _RANKS}
     environment = {**inherited, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
