@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_synth.averaging import AveragedGenerator
 from lightning_synth.conditions import KEEP
@@ -19,7 +18,7 @@ from lightning_synth.errors import ConfigError, DataError
 from lightning_synth.graphs import Attributes, DenseGraphs
 from lightning_synth.holdout import BestWeights, held_out_rows, row_keys
 from lightning_synth.items import evenly_spaced
-from lightning_synth.nn import ConditionEmbedding, owned_dropout, warm_cosine
+from lightning_synth.nn import ConditionEmbedding, owned_dropout
 from lightning_synth.plugins.graph.sent_tokens import CLOSE, EOS, PAD, RESET, ROOM, Grammar, SentTokens
 from lightning_synth.plugins.timeseries.flow_ts import rotate
 from lightning_synth.requests import KeyedRNG, SampleRequests
@@ -372,16 +371,9 @@ class SENT(AveragedGenerator):
             self.best.restore(self._sampled_from())
 
     def configure_optimizers(self) -> Any:
-        """AdamW; warm-up over 5 % of the budget, then a cosine to 1 %."""
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.hparams.lr, betas=(0.9, 0.95), weight_decay=0.1)
-        scheduler = LambdaLR(optimizer, lambda _: warm_cosine(self.progress))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip the gradient to norm 1 unless the Trainer clips."""
-        super().on_before_optimizer_step(optimizer)
-        if not self.trainer.gradient_clip_val:
-            nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+        """AdamW with the betas of language models, scheduled."""
+        settings = {"lr": self.hparams.lr, "betas": (0.9, 0.95), "weight_decay": 0.1}
+        return self.scheduled(torch.optim.AdamW(self.parameters(), **settings))
 
     # Sampling ------------------------------------------------------------------------------------------------------
 
