@@ -197,6 +197,8 @@ class SENT(AveragedGenerator):
     Every epoch writes each graph along a new random walk (`SentTokens`); samples are drawn token by token, under a
     grammar that lets every sequence end as a graph. Cost grows with nodes + edges, not with the square of the nodes.
     Node and edge types are tokens; float features are drawn from training nodes of the same degree (`Attributes`).
+    The number of nodes is learned as well; with few graphs of many sizes it is better told, as a condition of the data
+    (``GraphDataModule(..., conditions={"nodes": lambda graph: float(graph.num_nodes)})``).
 
     Args:
         d_model: Features.
