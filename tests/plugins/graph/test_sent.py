@@ -1,5 +1,7 @@
 """The sequence model of graphs: valid samples whatever the weights, conditions, prompts and constraints."""
 
+from functools import partial
+
 import networkx as nx
 import numpy as np
 import pytest
@@ -46,9 +48,9 @@ def fitted(graphs, steps, batch_size=32, **options):
             return graphs
 
         def train_dataloader(self):
-            return torch.utils.data.DataLoader(
-                graphs, batch_size, shuffle=True, collate_fn=lambda items: collate(items, schema)
-            )
+            # A generator of its own: with torch's global one, the fit would depend on the tests before it.
+            draw, merge = torch.Generator().manual_seed(0), partial(collate, schema=schema)
+            return torch.utils.data.DataLoader(graphs, batch_size, shuffle=True, generator=draw, collate_fn=merge)
 
     model = SENT(**{"d_model": 32, "heads": 2, "depth": 2, "lr": 5e-3, "ema_decay": 0.9, **options})
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
@@ -166,7 +168,7 @@ def test_labels_and_guidance_move_what_is_drawn():
         return np.mean([g.number_of_edges() == len(g) for g in networks(samples)])
 
     assert 0.5 < rings(1, 1.0) < 0.9 and 0.1 < rings(0, 1.0) < 0.5
-    # Short trainings differ in the last bits of other machines, so only the contrast of the classes is asked for.
+    # Over orders of the training graphs the shares scatter by .1: the contrast of the classes is what guidance raises.
     assert rings(1, 5.0) - rings(0, 5.0) > rings(1, 1.0) - rings(0, 1.0) + 0.15
 
 
