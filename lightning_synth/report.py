@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_synth.schema import labels
-from lightning_synth.study_result import METRIC, StudyResult
+from lightning_synth.study_result import StudyResult, in_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -88,7 +88,7 @@ def gain_figure(result: StudyResult) -> Figure:
         axis.axvline(0, color="black", lw=0.8)
         axis.set_yticks(y, [f"{arm} ({policy})" for arm, policy in zip(part["arm"], part["policy"], strict=True)])
         axis.set_title(f"{downstream}, {shots} shots" if shots != "all" else str(downstream), fontsize=10)
-        axis.set_xlabel("gain in macro F1 over real only")
+        axis.set_xlabel(f"gain in {in_words(result.metric)} over real only")
     for axis in axes[1:]:
         axis.tick_params(labelleft=False)
     return figure
@@ -145,16 +145,18 @@ def _page(result: StudyResult, images: Mapping[str, str]) -> str:
 
     columns = [
         *("shots downstream arm policy".split()),
-        METRIC,
+        *(["metric"] if result.metric == "score" else []),
+        result.metric,
         *("low high gain gain_low gain_high p_holm over_classical repetitions".split()),
     ]
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><title>Does synthetic data help?</title>",
         f"<style>{_STYLE}</style><body>",
         f"<p class=verdict>{html.escape(result.verdict)}</p>",
-        "<p class=small>Scores are macro F1 on real test data. Gains are paired with real-only training on the same "
-        "fold, draw and seed; intervals are 95 % over independent draws. Grey arms are trivial generators. All arms of "
-        "a model had the same number of steps and the same settings; nothing was tuned on test data.</p>",
+        f"<p class=small>Scores are {html.escape(in_words(result.metric))} on real test data. Gains are improvements, "
+        "paired with real-only training on the same fold, draw and seed; intervals are 95 % over independent draws. "
+        "Grey arms are trivial generators. All arms of a model had the same number of steps and the same settings; nothing "
+        "was tuned on test data.</p>",
         *(f"<img alt={name} src='{uri}'>" for name, uri in images.items()),
         "<h2>Arms</h2>",
         _html_table(result.table.to_dict("records"), columns),

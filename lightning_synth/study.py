@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 DataSource = LightningDataModule | Callable[..., LightningDataModule] | Mapping[str, Any]
 #: Entries of a generator's configuration that are not its hyper-parameters.
 _SPECIAL = ("name", "max_steps", "refine", "learn_from", "sampler")
+#: Main score of a downstream model that names none, and whether higher is better.
+_METRIC = ("macro_f1", True)
 POLICIES = ("real", "mixed", "synthetic")
 
 
@@ -66,8 +68,13 @@ class Study:
             with ``shots``, ``draw`` and the arguments of the fold.
         generators: Arm name to hyper-parameters. Further keys: ``name`` (registry name, if the arm is called
             otherwise), ``max_steps``, ``sampler`` (options of `Generator.sample`), ``refine`` (arm whose samples this
-            one starts from), ``learn_from`` (arm whose samples are added to its training items).
-        downstream: Names of `lightning_synth.downstream.get_downstream`, or name to hyper-parameters.
+            one starts from), ``learn_from`` (arm whose samples are added to its training items). ``{"data": {...}}``
+            alone makes an arm without a generator: real data, with these arguments of ``data`` changed (an augmenter, a
+            sampler).
+        downstream: Names of `lightning_synth.downstream.get_downstream`, or name to hyper-parameters; ``name`` is the
+            model's name where the entry is called otherwise. A model's ``score(items)`` gives its scores on the test
+            items and its ``metric`` and ``higher_is_better`` say which one is compared; without ``score`` its
+            predicted classes are scored, and macro F1 is compared.
         policies: Of ``real``, ``mixed``, ``synthetic``.
         shots: Items per class to train on; None uses all.
         draws: Random choices of the shots.
@@ -143,7 +150,7 @@ class Study:
             if value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
         for name in self.downstream:
-            get_downstream(name)
+            self.model_class(name)
         if isinstance(self.source, LightningDataModule) and (self.shots != (None,) or self.folds != {"all": {}}):
             raise ConfigError(
                 "shots and folds need data as a callable or class_path, so that it can be made anew for each"
@@ -159,6 +166,9 @@ class Study:
     def _check_arms(self) -> None:
         domain = self._first.schema["domain"]
         for arm, config in self.arms.items():
+            if "data" in config:
+                self._check_data_arm(arm, config)
+                continue
             spec = get_spec(config.get("name", arm))
             if not spec.covers(domain):
                 raise ConfigError(f"generator {spec.name!r} makes {spec.domain} items, but the data is {domain}")
@@ -167,23 +177,55 @@ class Study:
                     raise ConfigError(
                         f"arm {arm!r} {verb} {config[key]!r}, which is no other arm; arms: {', '.join(self.arms)}"
                     )
-        if labels(self._first.train_items(), self._first.schema) is None:
-            raise ConfigError("the items carry no class label; this study compares classifiers")
+        classifiers = [name for name in self.downstream if not hasattr(self.model_class(name), "score")]
+        if classifiers and labels(self._first.train_items(), self._first.schema) is None:
+            raise ConfigError(
+                f"the items carry no class label, but {', '.join(classifiers)} can only predict classes; "
+                "a downstream model for other tasks has score(items)"
+            )
+
+    def _check_data_arm(self, arm: str, config: Mapping[str, Any]) -> None:
+        if len(config) > 1:
+            raise ConfigError(f"arm {arm!r} changes the data and names a generator's settings: {sorted(config)}")
+        if isinstance(self.source, LightningDataModule):
+            raise ConfigError(f"arm {arm!r} changes arguments of the data: give data as a callable or class_path")
+        if "mixed" not in self.policies:
+            raise ConfigError(f"arm {arm!r} changes the data: it is an arm of policy 'mixed', which is not asked for")
+        self.build_data(next(self.cells()), config["data"])
+
+    def model_class(self, downstream: str) -> Any:
+        """Return the class of a downstream model.
+
+        Args:
+            downstream: Its entry in ``downstream``.
+        """
+        return get_downstream(self.downstream[downstream].get("name", downstream))
+
+    def metrics(self) -> dict[str, tuple[str, bool]]:
+        """Return the main score of each downstream model, and whether higher is better."""
+        classes = {name: self.model_class(name) for name in self.downstream}
+        return {
+            name: (getattr(cls, "metric", _METRIC[0]), getattr(cls, "higher_is_better", _METRIC[1]))
+            if hasattr(cls, "score")
+            else _METRIC
+            for name, cls in classes.items()
+        }
 
     def cells(self) -> Iterator[Cell]:
         """Yield every repetition, in a fixed order."""
         for fold, shots, draw, seed in product(self.folds, self.shots, range(self.draws), range(self.seeds)):
             yield Cell(fold, shots, draw, seed)
 
-    def build_data(self, cell: Cell) -> Any:
+    def build_data(self, cell: Cell, changes: Mapping[str, Any] | None = None) -> Any:
         """Make the DataModule of a cell.
 
         Args:
             cell: Which fold, shots and draw.
+            changes: Further arguments of ``data``.
         """
         if isinstance(self.source, LightningDataModule):
             return self.source
-        changes = dict(self.folds[cell.fold])
+        changes = {**self.folds[cell.fold], **(changes or {})}
         if cell.shots is not None:
             changes.update(shots=cell.shots, draw=cell.draw)
         if isinstance(self.source, Mapping):
@@ -198,7 +240,7 @@ class Study:
         Args:
             arm: Its name.
         """
-        return get_spec(self.arms[arm].get("name", arm)).baseline
+        return "data" not in self.arms[arm] and get_spec(self.arms[arm].get("name", arm)).baseline
 
     def config(self) -> dict[str, Any]:
         """Return the settings that determine the numbers, as plain values."""
@@ -214,6 +256,15 @@ class Study:
         return dict(json.loads(json.dumps(plain, default=repr)))
 
     # ------------------------------------------------------------------ running
+
+    def jobs(self) -> list[tuple[str, str, str]]:
+        """Return (arm, policy, downstream model) of everything that a cell trains."""
+        jobs = [("real", "real", name) for name in self.downstream]
+        for arm, config in self.arms.items():
+            # Changed data have no synthetic items to train on alone.
+            policies = ("mixed",) if "data" in config else tuple(p for p in self.policies if p != "real")
+            jobs += [(arm, policy, name) for policy in policies for name in self.downstream]
+        return jobs
 
     def run(self, progress: bool = True, shard: tuple[int, int] = (0, 1)) -> StudyResult:
         """Run every arm that is not finished yet.
@@ -236,7 +287,7 @@ class Study:
         self._claim_folder()
         started = time.perf_counter()
         cells = list(self.cells())[shard[0] :: shard[1]]
-        per_cell = len(self.downstream) * (1 + len(self.arms) * (len(self.policies) - 1))
+        per_cell = len(self.jobs())
         records: list[dict[str, Any]] = []
         examples: dict[str, Any] = {}
         evaluations: dict[str, Evaluation] = {}
@@ -247,9 +298,8 @@ class Study:
                 if i == 0 and shard == (0, 1):
                     examples, evaluations = run.examples(), run.evaluations() if self.evaluation else {}
         baselines = {arm for arm in self.arms if self.is_baseline(arm)}
-        return StudyResult(
-            records, baselines, self.config(), examples, evaluations, seconds=time.perf_counter() - started
-        )
+        seconds = time.perf_counter() - started
+        return StudyResult(records, baselines, self.config(), examples, evaluations, seconds, self.metrics())
 
     def _claim_folder(self) -> None:
         if self.out is None:
@@ -277,15 +327,7 @@ class _CellRun:
         self.fit_seconds: dict[str, float] = {}
 
     def all_records(self) -> list[dict[str, Any]]:
-        jobs = [("real", "real", name) for name in self.study.downstream]
-        jobs += [
-            (arm, policy, name)
-            for arm in self.study.arms
-            for policy in self.study.policies
-            if policy != "real"
-            for name in self.study.downstream
-        ]
-        return [self._record(*job) for job in jobs]
+        return [self._record(*job) for job in self.study.jobs()]
 
     def _record(self, arm: str, policy: str, downstream: str) -> dict[str, Any]:
         self.bar.set_postfix_str(f"{self.cell.name} {arm} {policy} {downstream}")
@@ -305,41 +347,46 @@ class _CellRun:
         return record
 
     def _score(self, arm: str, policy: str, downstream: str) -> dict[str, Any]:
-        pool = None if policy == "real" else self._pool(arm)
+        changes = self.study.arms.get(arm, {}).get("data")
+        data = self.data if changes is None else self.study.build_data(self.cell, changes)
+        pool = None if policy == "real" or changes is not None else self._pool(arm)
         started = time.perf_counter()
-        model = self._train(downstream, policy, pool)
+        model = self._train(downstream, policy, data, pool)
         seconds = time.perf_counter() - started
-        test = self.data.test_items()
-        truth = labels(test, self.data.schema)
-        assert truth is not None
-        predicted = np.asarray(model.predict(test))
         return {
             **{"fold": self.cell.fold, "shots": self.cell.shots, "draw": self.cell.draw, "seed": self.cell.seed},
             **{"arm": arm, "policy": policy, "downstream": downstream},
-            **scores(truth, predicted, int(self.data.schema["num_classes"])),
+            **self._test_scores(model),
             **{"seconds": seconds, "generator_seconds": self.fit_seconds.get(arm, 0.0)},
         }
 
-    def _train(self, downstream: str, policy: str, pool: SyntheticPool | None) -> Any:
+    def _test_scores(self, model: Any) -> dict[str, float]:
+        """The model's own scores on the real test items, or those of its predicted classes."""
+        test = self.data.test_items()
+        if hasattr(model, "score"):
+            return {name: float(value) for name, value in model.score(test).items()}
+        truth = labels(test, self.data.schema)
+        assert truth is not None
+        return scores(truth, np.asarray(model.predict(test)), int(self.data.schema["num_classes"]))
+
+    def _train(self, downstream: str, policy: str, data: Any, pool: SyntheticPool | None) -> Any:
         """Train one downstream model; every arm gets the same steps and settings."""
-        study, schema = self.study, self.data.schema
-        model = get_downstream(downstream)(schema=schema, **study.downstream[downstream])
-        if not isinstance(model, LightningModule):
-            items, weight = self._all_items(policy, pool)
-            return model.fit(items, weight=weight, seed=self.cell.seed)
+        study, cls = self.study, self.study.model_class(downstream)
+        hparams = {key: value for key, value in study.downstream[downstream].items() if key != "name"}
+        if not issubclass(cls, LightningModule):
+            items, weight = self._all_items(policy, data, pool)
+            return cls(schema=data.schema, **hparams).fit(items, weight=weight, seed=self.cell.seed)
         mode: Mode = "replace" if policy == "synthetic" else "append"
         ratio = 1.0 if policy == "synthetic" else study.ratio
-        mixed = MixedDataModule(
-            self.data, pool, ratio=ratio, mode=mode, batch_size=study.batch_size, seed=self.cell.seed
-        )
-        model = get_downstream(downstream)(schema=schema, seed=self.cell.seed, **study.downstream[downstream])
+        mixed = MixedDataModule(data, pool, ratio=ratio, mode=mode, batch_size=study.batch_size, seed=self.cell.seed)
+        model = cls(**{"schema": data.schema, "seed": self.cell.seed, **hparams})
         trainer = _trainer(study.downstream_steps, study.accelerator)
         trainer.fit(model, train_dataloaders=mixed.train_dataloader())
         return model.eval()
 
-    def _all_items(self, policy: str, pool: SyntheticPool | None) -> tuple[list[Any], np.ndarray]:
+    def _all_items(self, policy: str, data: Any, pool: SyntheticPool | None) -> tuple[list[Any], np.ndarray]:
         """Items and weights for models that take all at once: the synthetic weight is capped at the real weight."""
-        real = [] if policy == "synthetic" else list(self.data.train_items())
+        real = [] if policy == "synthetic" else list(data.train_items())
         synthetic = [] if pool is None else list(pool.items())
         cap = min(1.0, len(real) / len(synthetic)) if real and synthetic else 1.0
         return [*real, *synthetic], np.array([1.0] * len(real) + [cap] * len(synthetic))
@@ -411,7 +458,8 @@ class _CellRun:
         return done
 
     def _all_pools(self) -> dict[str, SyntheticPool]:
-        return {arm: self._pool(arm) for arm in self.study.arms} if len(self.study.policies) > 1 else {}
+        generated = [arm for arm, config in self.study.arms.items() if "data" not in config]
+        return {arm: self._pool(arm) for arm in generated} if len(self.study.policies) > 1 else {}
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

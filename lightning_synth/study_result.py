@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from lightning_synth.evaluation import Evaluation
 
-METRIC = "macro_f1"
+_METRIC = ("macro_f1", True)
 _LEVEL = 0.95
 
 
@@ -68,6 +68,21 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return adjusted
 
 
+def in_words(metric: str) -> str:
+    """Write the name of a score as people do.
+
+    Args:
+        metric: A key of the records.
+
+    Example:
+        >>> in_words("macro_f1"), in_words("balanced_accuracy"), in_words("ndcg@10")
+        ('macro F1', 'balanced accuracy', 'NDCG@10')
+    """
+    upper = ("f1", "rmse", "mae", "roc", "auc", "ndcg", "hr", "mrr")
+    words = metric.replace("_", " ").split()
+    return " ".join(word.upper() if word.partition("@")[0] in upper else word for word in words)
+
+
 @dataclass
 class StudyResult:
     """Scores of every arm and what follows from them.
@@ -79,6 +94,7 @@ class StudyResult:
         examples: Arm name (and ``real``) to a few items, with ``schema``.
         evaluations: Arm name to its `Evaluation`.
         seconds: Run time of this call.
+        metrics: Downstream model to its main score, and whether higher is better; those left out have macro F1.
     """
 
     records: list[dict[str, Any]]
@@ -87,6 +103,13 @@ class StudyResult:
     examples: dict[str, Any] = field(default_factory=dict)
     evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
     seconds: float = 0.0
+    metrics: Mapping[str, tuple[str, bool]] = field(default_factory=dict)
+
+    @property
+    def metric(self) -> str:
+        """Name of the main score, which is its column in the table; ``score`` if the models differ in it."""
+        names = {self.metrics.get(record["downstream"], _METRIC)[0] for record in self.records}
+        return names.pop() if len(names) == 1 else "score"
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -97,10 +120,10 @@ class StudyResult:
         frame["shots"] = frame["shots"].map(lambda shots: "all" if shots is None or shots != shots else str(int(shots)))
         return frame
 
-    def _clusters(self, rows: pd.DataFrame) -> pd.Series:
+    def _clusters(self, rows: pd.DataFrame, metric: str) -> pd.Series:
         """Mean score per independent repetition: seeds of one draw share its data, so they are averaged first."""
         by = ["fold", "draw"] if rows[["fold", "draw"]].drop_duplicates().shape[0] > 1 else ["fold", "draw", "seed"]
-        return rows.groupby(by)[METRIC].mean()
+        return rows.groupby(by)[metric].mean()
 
     def _settings(self) -> list[tuple[str, str]]:
         frame = self.frame
@@ -108,28 +131,34 @@ class StudyResult:
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row per arm: mean macro F1, 95 % interval, paired differences to real-only and the best classical arm."""
+        """One row per arm: mean score, 95 % interval, paired gains over real-only and over the best classical arm.
+
+        Gains are improvements: where lower scores are better (errors), a gain is a reduction.
+        """
         import pandas as pd
 
         frame = self.frame
         lines = []
         for shots, downstream in self._settings():
             group = frame[(frame["shots"] == shots) & (frame["downstream"] == downstream)]
-            scores = {key: self._clusters(rows) for key, rows in group.groupby(["arm", "policy"], sort=False)}
+            metric, higher = self.metrics.get(downstream, _METRIC)
+            sign = 1 if higher else -1
+            scores = {key: self._clusters(rows, metric) for key, rows in group.groupby(["arm", "policy"], sort=False)}
             real = scores["real", "real"]
             classical = [key for key in scores if key[0] in self.baselines and key[1] == "mixed"]
-            best = max(classical, key=lambda key: scores[key].mean()) if classical else None
+            best = max(classical, key=lambda key: sign * scores[key].mean()) if classical else None
             for (arm, policy), values in scores.items():
                 mean, low, high, _ = mean_interval(values.tolist())
-                gain = mean_interval((values - real).tolist())
-                over = mean_interval((values - scores[best]).tolist()) if best else (np.nan,) * 4
+                gain = mean_interval((sign * (values - real)).tolist())
+                over = mean_interval((sign * (values - scores[best])).tolist()) if best else (np.nan,) * 4
                 lines.append(
                     {
                         "shots": shots,
                         "downstream": downstream,
                         "arm": arm,
                         "policy": policy,
-                        METRIC: mean,
+                        **({"metric": metric} if self.metric == "score" else {}),
+                        self.metric: mean,
                         "low": low,
                         "high": high,
                         "gain": gain[0] if policy != "real" else np.nan,
@@ -159,7 +188,7 @@ class StudyResult:
         if candidates.empty:
             return "Nothing was compared: the study has no synthetic arm."
         best = candidates.loc[candidates["gain"].idxmax()]
-        what = _describe(best)
+        what = self._describe(best)
         if candidates["p"].isna().all():
             return f"Undecided: one repetition gives no interval; the best arm is {what}. Raise draws or seeds."
         helped = candidates[(candidates["gain"] > 0) & (candidates["p_holm"] < 1 - _LEVEL)]
@@ -168,7 +197,15 @@ class StudyResult:
         if helped.empty:
             return f"Synthetic data does not help here: {counts}; the best arm is {what}."
         top = helped.loc[helped["gain"].idxmax()]
-        return f"Synthetic data helps here: {counts}; the best is {_describe(top)}{_against_classical(top)}."
+        return f"Synthetic data helps here: {counts}; the best is {self._describe(top)}{_against_classical(top)}."
+
+    def _describe(self, row: pd.Series) -> str:
+        shots = "" if row["shots"] == "all" else f", {row['shots']} shots"
+        interval = "" if np.isnan(row["gain_low"]) else f" [{row['gain_low']:+.3f}, {row['gain_high']:+.3f}]"
+        arm = f"{row['arm']} ({row['policy']}, {row['downstream']}{shots})"
+        metric, higher = self.metrics.get(row["downstream"], _METRIC)
+        lower = "" if higher else "lower "
+        return f"{arm} with {row['gain']:+.3f} {lower}{in_words(metric)}{interval} over real only"
 
     def to_json(self) -> str:
         """Return verdict, table, records and settings as JSON."""
@@ -183,7 +220,8 @@ class StudyResult:
             "downstream",
             "arm",
             "policy",
-            METRIC,
+            *(["metric"] if self.metric == "score" else []),
+            self.metric,
             "low",
             "high",
             "gain",
@@ -206,13 +244,6 @@ class StudyResult:
         from lightning_synth.report import write_report
 
         return write_report(self, Path(folder))
-
-
-def _describe(row: pd.Series) -> str:
-    shots = "" if row["shots"] == "all" else f", {row['shots']} shots"
-    interval = "" if np.isnan(row["gain_low"]) else f" [{row['gain_low']:+.3f}, {row['gain_high']:+.3f}]"
-    arm = f"{row['arm']} ({row['policy']}, {row['downstream']}{shots})"
-    return f"{arm} with {row['gain']:+.3f} macro F1{interval} over real only"
 
 
 def _against_classical(row: pd.Series) -> str:

@@ -242,3 +242,69 @@ def test_an_arm_learns_from_the_samples_of_another(monkeypatch):
     real = len(seen[0.1])
     assert len(seen[0.2]) == real + 40
     assert all(torch.equal(a["x"], b["x"]) for a, b in zip(seen[0.1], seen[0.2][:real], strict=True))
+
+
+class _Mean:
+    """Predicts the mean of the training windows; scored by its error, which is better when lower."""
+
+    metric, higher_is_better = "rmse", False
+
+    def __init__(self, schema, shift=0.0):
+        self.shift = shift
+
+    def fit(self, items, weight=None, seed=0):
+        self.mean = np.average([float(item["x"].mean()) for item in items], weights=weight)
+        return self
+
+    def score(self, items):
+        truth = np.array([float(item["x"].mean()) for item in items])
+        return {"rmse": float(np.sqrt(np.mean((truth - self.mean - self.shift) ** 2))), "bias": self.shift}
+
+
+def test_a_model_may_score_itself_and_lower_may_be_better(monkeypatch):
+    import lightning_synth.study as module
+
+    monkeypatch.setattr(module, "get_downstream", lambda name: {"mean": _Mean}[name])
+    arms = {"near": {"name": "mean"}, "far": {"name": "mean", "shift": 3.0}}
+    result = _study(downstream=arms, policies=["real", "mixed"]).run(progress=False)
+    assert result.metric == "rmse" and {"rmse", "bias"} <= set(result.frame)
+    table = result.table.set_index(["downstream", "arm"])
+    assert (table["rmse"]["far"] > table["rmse"]["near"] + 2).all()
+    worse = result.table.query("gain < 0")
+    real = table["rmse"]["near", "real"]
+    assert np.allclose(table["gain"]["near"].drop("real"), real - table["rmse"]["near"].drop("real"))
+    assert "lower RMSE" in result.verdict and len(worse) > 0
+
+
+def test_unlabelled_items_need_a_model_that_scores_itself(monkeypatch):
+    from lightning_synth.testing import tiny_datamodule
+
+    data = tiny_datamodule("timeseries", labels=False)
+    with pytest.raises(ConfigError, match=r"no class label, but random_forest"):
+        _study(data=data, shots=None)
+
+
+def test_models_of_different_scores_keep_their_own():
+    records = [
+        {**r, "rmse": 1 - r["macro_f1"]}
+        for r in _records([0.5, 0.6], "real", "real", "a") + _records([0.6, 0.7], downstream="a")
+    ]
+    records += [{**r, "downstream": "b"} for r in records]
+    result = StudyResult(records, set(), {}, metrics={"b": ("rmse", False)})
+    table = result.table
+    assert set(table["metric"]) == {"macro_f1", "rmse"} and result.metric == "score"
+    assert np.allclose(table[table["policy"] == "mixed"]["gain"], 0.1)
+    assert "score" in result.to_text()
+
+
+def test_an_arm_may_change_the_data_instead_of_adding_samples():
+    arms = {"quiet": {"data": {"noise": 0.0}}}
+    result = _study(generators=arms, policies=["real", "mixed", "synthetic"]).run(progress=False)
+    quiet = result.frame[result.frame["arm"] == "quiet"]
+    assert set(quiet["policy"]) == {"mixed"} and len(quiet) == 3
+    real = result.frame[result.frame["arm"] == "real"]
+    assert not np.allclose(quiet["macro_f1"], real["macro_f1"])
+    with pytest.raises(ConfigError, match="changes the data"):
+        _study(generators={"quiet": {"data": {}, "name": "jitter"}})
+    with pytest.raises(ConfigError, match="changes the data"):
+        _study(generators={"quiet": {"data": {}}}, policies=["real", "synthetic"])
