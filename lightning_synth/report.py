@@ -155,8 +155,8 @@ def _page(result: StudyResult, images: Mapping[str, str]) -> str:
         f"<p class=verdict>{html.escape(result.verdict)}</p>",
         f"<p class=small>Scores are {html.escape(in_words(result.metric))} on real test data. Gains are improvements, "
         "paired with real-only training on the same fold, draw and seed; intervals are 95 % over independent draws. "
-        "Grey arms are trivial generators. All arms of a model had the same number of steps and the same settings; nothing "
-        "was tuned on test data.</p>",
+        "Grey arms are trivial generators. All arms of a model had the same number of steps and the same settings; "
+        "nothing was tuned on test data.</p>",
         *(f"<img alt={name} src='{uri}'>" for name, uri in images.items()),
         "<h2>Arms</h2>",
         _html_table(result.table.to_dict("records"), columns),
