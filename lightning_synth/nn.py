@@ -90,6 +90,24 @@ def sinusoidal(t: Tensor, dim: int) -> Tensor:
     return F.pad(torch.cat([angle.sin(), angle.cos()], dim=1), (0, dim % 2))
 
 
+def rotate(x: Tensor, angle: Tensor) -> Tensor:
+    """Rotary position embedding (Su et al. 2021, eq. 34): turn pairs of features by their angle.
+
+    Args:
+        x: (batch, heads, tokens, dim).
+        angle: (tokens, dim / 2), radians; 0 leaves a token as it is.
+
+    Example:
+        >>> x = torch.randn(1, 1, 3, 4)
+        >>> turned = rotate(x, torch.rand(3, 2))
+        >>> bool(torch.allclose(turned.norm(dim=-1), x.norm(dim=-1)))
+        True
+    """
+    a, b = x.chunk(2, dim=-1)
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
 @contextmanager
 def owned_dropout(rng: KeyedRNG) -> Iterator[None]:
     """Let dropout layers, which draw from torch's global generator, draw as ``rng`` says; the global one stands still.

@@ -18,9 +18,8 @@ from lightning_synth.errors import ConfigError, DataError
 from lightning_synth.graphs import Attributes, DenseGraphs
 from lightning_synth.holdout import BestWeights, held_out_rows, row_keys
 from lightning_synth.items import evenly_spaced
-from lightning_synth.nn import ConditionEmbedding, owned_dropout
+from lightning_synth.nn import ConditionEmbedding, owned_dropout, rotate
 from lightning_synth.plugins.graph.sent_tokens import CLOSE, EOS, PAD, RESET, ROOM, Grammar, SentTokens
-from lightning_synth.plugins.timeseries.flow_ts import rotate
 from lightning_synth.requests import KeyedRNG, SampleRequests
 from lightning_synth.schema import get_domain
 

@@ -19,7 +19,7 @@ from lightning_synth.errors import ConfigError, DataError
 from lightning_synth.flow import FlowGenerator
 from lightning_synth.holdout import BestWeights, held_out_rows, row_keys, without
 from lightning_synth.items import evenly_spaced
-from lightning_synth.nn import ConditionEmbedding, sinusoidal
+from lightning_synth.nn import ConditionEmbedding, rotate, sinusoidal
 from lightning_synth.plugins.timeseries.whitening import WindowWhitener
 from lightning_synth.requests import KeyedRNG, SampleRequests
 
@@ -28,18 +28,6 @@ _MAX_FITTED = 8192
 # Fewer training windows than this cannot spare any.
 _MIN_FOR_HOLDOUT = 200
 _MAX_HELD, _CHECKS = 256, 20
-
-
-def rotate(x: Tensor, angle: Tensor) -> Tensor:
-    """Rotary position embedding (Su et al. 2021, eq. 34): turn pairs of features by their angle.
-
-    Args:
-        x: (batch, heads, tokens, dim).
-        angle: (tokens, dim / 2), radians; 0 leaves a token as it is.
-    """
-    a, b = x.chunk(2, dim=-1)
-    cos, sin = angle.cos(), angle.sin()
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
 class Block(nn.Module):
