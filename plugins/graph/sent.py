@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_synth.averaging import AveragedGenerator
 from lightning_synth.conditions import KEEP
 from lightning_synth.constraints import Constraint
 from lightning_synth.diffusion import rows_for
 from lightning_synth.errors import ConfigError, DataError
 from lightning_synth.graphs import Attributes, DenseGraphs
-from lightning_synth.holdout import BestWeights, held_out_rows, row_keys
+from lightning_synth.holdout import HeldOutGenerator, row_keys
 from lightning_synth.items import evenly_spaced
 from lightning_synth.nn import ConditionEmbedding, owned_dropout, rotate
 from lightning_synth.plugins.graph.sent_tokens import CLOSE, EOS, PAD, RESET, ROOM, Grammar, SentTokens
@@ -24,8 +23,7 @@ from lightning_synth.requests import KeyedRNG, SampleRequests
 from lightning_synth.schema import get_domain
 
 # Fewer training graphs than this cannot spare any.
-_MIN_FOR_HOLDOUT = 50
-_MAX_HELD, _MAX_MEASURED, _CHECKS = 128, 1024, 20
+_MAX_MEASURED = 1024
 #: Numbers in the caches of keys and values of rows that are sampled at once.
 _CACHED = 1 << 28
 #: Tokens outside the top k come after all inside, but before none at all: a constraint may refuse every one of the k.
@@ -188,7 +186,7 @@ class Guard:
                 tracker.add(nodes - 1, t - first)
 
 
-class SENT(AveragedGenerator):
+class SENT(HeldOutGenerator):
     """Graphs as sequences, learned by a small causal transformer.
 
     Chen et al. 2025, "Flatten Graphs as Sequences: Transformers are Scalable Graph Generators", arXiv 2502.02216.
@@ -211,11 +209,10 @@ class SENT(AveragedGenerator):
         guidance_scale: 1: plain conditional sampling; more extrapolates from the unconditional model (Ho & Salimans
             2022, eq. 6).
         condition_dropout: Share of training graphs whose conditions are hidden, for guidance.
-        holdout: Share of the training graphs (of 50 or more) that is not trained on. The loss on them, logged twenty
-            times a fit as ``held_out_loss``, says which averaged weights are kept at the end.
+        holdout: Share of the training graphs (of 50 or more) that is not trained on (`HeldOutGenerator`).
         ema_decay: Decay of the averaged weights used for sampling.
         lr: Peak learning rate; it warms up linearly and decays by a cosine over the Trainer's budget.
-        **kwargs: ``schema``, ``seed``.
+        **kwargs: ``schema``, ``seed``, ``patience``.
 
     Sampling options (keywords of ``sample``): ``temperature, top_k, guidance_scale`` override the above.
     ``constraint`` is a `Constraint`, which every sample then satisfies. ``prompt`` is a graph, or a list of graphs
@@ -233,6 +230,7 @@ class SENT(AveragedGenerator):
 
     domain = "graph"
     conditions = ("label", "*")
+    min_for_holdout = 50
 
     def __init__(
         self,
@@ -256,8 +254,6 @@ class SENT(AveragedGenerator):
         for name, share in (("attention_dropout", attention_dropout), ("condition_dropout", condition_dropout)):
             if not 0 <= share < 1:
                 raise ConfigError(f"{name} must lie in [0, 1), got {share}")
-        if not 0 <= holdout <= 0.5:
-            raise ConfigError(f"holdout must lie in [0, .5], got {holdout}")
         if max_length is not None and max_length < 2 * ROOM:
             raise ConfigError(f"max_length must be at least {2 * ROOM}, got {max_length}")
         _check_sampling(temperature, top_k)
@@ -288,9 +284,6 @@ class SENT(AveragedGenerator):
         self.attributes = Attributes(schema)
         self.register_buffer("limit", torch.tensor(p.max_length or self.codec.longest() + ROOM))
         super().build(schema)
-        self.best = BestWeights(self._sampled_from())
-        self._checks, self._held = 0, None
-        self._held_keys = torch.empty(0, dtype=torch.int64)
 
     # Training ------------------------------------------------------------------------------------------------------
 
@@ -300,25 +293,19 @@ class SENT(AveragedGenerator):
         if stage != "fit":
             return
         items = self.training_items()
-        held = held_out_rows(len(items), self.hparams.holdout) if len(items) >= _MIN_FOR_HOLDOUT else []
         self.attributes.fit(items)
         if self.hparams.max_length is None:
             longest = max(self._lengths(items))
             self.limit.fill_(min(longest + longest // 2, self.codec.longest()) + ROOM)
+        _, held = self.hold_out(items)
         if held:
-            self._held = self._collated(items, evenly_spaced(held, _MAX_HELD))
-            self._held_keys = self._keys(DenseGraphs.from_batch(self._collated(items, held), self.codec.max_nodes))
-
-    def _collated(self, items: Sequence[Any], rows: Sequence[int]) -> Any:
-        from lightning_synth.schema import collate, move
-
-        return move(collate([items[i] for i in rows], self._ready_schema()), self.device)
+            self.held_keys = self._keys(DenseGraphs.from_batch(self.collated(items, held), self.codec.max_nodes))
 
     def _lengths(self, items: Sequence[Any]) -> Iterator[int]:
         """Longest sequence of every few training graphs."""
         rows = evenly_spaced(list(range(len(items))), _MAX_MEASURED)
         for start in range(0, len(rows), 64):
-            graphs = DenseGraphs.from_batch(self._collated(items, rows[start : start + 64]))
+            graphs = DenseGraphs.from_batch(self.collated(items, rows[start : start + 64]))
             yield self.codec.encode(graphs, KeyedRNG(0, device=self.device).uniform(graphs.mask.shape))[0].shape[1]
 
     @staticmethod
@@ -330,9 +317,9 @@ class SENT(AveragedGenerator):
         """Cross-entropy of every token given those before it and the conditions."""
         graphs, schema = DenseGraphs.from_batch(batch), self._ready_schema()
         condition = get_domain(schema).conditions(batch, schema)
-        if self.training and len(self._held_keys):
+        if self.training and len(self.held_keys):
             padded = DenseGraphs.from_batch(batch, self.codec.max_nodes)
-            stays = ~torch.isin(self._keys(padded), self._held_keys.to(self.device))
+            stays = ~torch.isin(self._keys(padded), self.held_keys.to(self.device))
             stays[0] |= ~stays.any()
             graphs, condition = graphs[stays], {name: value[stays] for name, value in condition.items()}
         condition[KEEP] = rng.fork("keep").uniform((len(graphs),)) >= self.hparams.condition_dropout
@@ -341,35 +328,6 @@ class SENT(AveragedGenerator):
         with owned_dropout(rng):
             logits = self.transformer(tokens, self.condition(condition, len(tokens)))
         return {"loss": F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), ignore_index=PAD)}
-
-    def _sampled_from(self) -> dict[str, Tensor]:
-        """The weights that samples come from."""
-        named = self.average.named_buffers() if self.hparams.ema_decay > 0 else self.named_parameters()
-        return dict(named)
-
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Look at the held-out graphs now and then."""
-        super().on_train_batch_end(*args, **kwargs)
-        due = int(self.progress * _CHECKS)
-        if self._held is not None and due > self._checks:
-            self._check_held_out()
-        self._checks = due
-
-    @torch.no_grad()
-    def _check_held_out(self) -> None:
-        self.eval()
-        with self.averaged_weights():
-            # The same walks at every check, so that losses compare.
-            loss = self.losses(self._held, KeyedRNG(0, device=self.device))["loss"]
-        self.train()
-        self.log("held_out_loss", loss, rank_zero_only=True)
-        self.best.offer(loss, self._sampled_from())
-
-    def on_train_end(self) -> None:
-        """Keep the weights that were best on the held-out graphs."""
-        super().on_train_end()
-        if self._held is not None:
-            self.best.restore(self._sampled_from())
 
     def configure_optimizers(self) -> Any:
         """AdamW with the betas of language models, scheduled."""
@@ -426,7 +384,7 @@ class SENT(AveragedGenerator):
                 if schema.get(f"num_{kinds}_types") and item.get(field) is None:
                     raise DataError(f"prompt {i} has no {field}, but graphs have {kinds} types")
             if constraint is not None:
-                adjacency = DenseGraphs.from_batch(self._collated([item], [0])).e[0] > 0
+                adjacency = DenseGraphs.from_batch(self.collated([item], [0])).e[0] > 0
                 if not constraint.holds(adjacency.cpu().numpy()):
                     raise ConfigError(f"prompt {i} does not satisfy {constraint!r}: nothing can be added to mend it")
         return rows_for(items, requests, schema)

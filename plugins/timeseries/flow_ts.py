@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from lightning_synth.conditions import Condition
 from lightning_synth.errors import ConfigError, DataError
 from lightning_synth.flow import FlowGenerator
-from lightning_synth.holdout import BestWeights, held_out_rows, row_keys, without
+from lightning_synth.holdout import HeldOutGenerator, row_keys, without
 from lightning_synth.items import evenly_spaced
 from lightning_synth.nn import ConditionEmbedding, rotate, sinusoidal
 from lightning_synth.plugins.timeseries.whitening import WindowWhitener
@@ -25,9 +25,6 @@ from lightning_synth.requests import KeyedRNG, SampleRequests
 
 _MAX_TOKENS = 64
 _MAX_FITTED = 8192
-# Fewer training windows than this cannot spare any.
-_MIN_FOR_HOLDOUT = 200
-_MAX_HELD, _CHECKS = 256, 20
 
 
 class Block(nn.Module):
@@ -143,7 +140,7 @@ class TwoAxisTransformer(nn.Module):
         return out + F.pad(steps[..., : self.length], (0, out.shape[-1] - self.length))
 
 
-class FlowTS(FlowGenerator):
+class FlowTS(HeldOutGenerator, FlowGenerator):
     """Rectified flow over whitened windows with a two-axis transformer; 19 network evaluations a window.
 
     Liu et al. 2023, arXiv 2209.03003; for series first Hu et al. 2024, arXiv 2411.07506.
@@ -162,12 +159,9 @@ class FlowTS(FlowGenerator):
         level_weight: Share of the loss that level and scale have; the rest is the shape's.
         observed: Share of training rows that are shown a part of themselves; 0: no imputation.
         spectrum_weight: Weight of the difference in log power between predicted and true window.
-        holdout: Share of the training windows (of 200 or more) that is not trained on. The loss on them, logged twenty
-            times a fit as ``held_out_loss``, says which averaged weights are kept at the end: those before the model
-            starts to learn by heart; ``memorisation`` is by how much the loss on trained windows is smaller.
-        patience: Stop the Trainer after this many of the twenty checks without improvement; None: never.
         lr: Peak learning rate; it warms up linearly and decays by a cosine over the Trainer's budget.
-        **kwargs: For `FlowGenerator` (``num_steps, guidance_scale, condition_dropout, ema_decay``...).
+        **kwargs: For `HeldOutGenerator` (``holdout, patience``) and `FlowGenerator` (``num_steps, guidance_scale,
+            condition_dropout, ema_decay``...).
 
     Shapes:
         batch["x"]: (batch, channels, length) float32, raw units; optional ``y``, conditions, ``mask`` (batch, length).
@@ -193,8 +187,6 @@ class FlowTS(FlowGenerator):
         level_weight: float = 0.3,
         observed: float = 0.25,
         spectrum_weight: float = 0.0,
-        holdout: float = 0.05,
-        patience: int | None = None,
         lr: float = 2e-3,
         **kwargs: Any,
     ) -> None:
@@ -202,8 +194,8 @@ class FlowTS(FlowGenerator):
             raise ConfigError(f"d_model={d_model} must be a multiple of 2 heads={2 * heads}")
         if not 0 <= observed < 1:
             raise ConfigError(f"observed must lie in [0, 1), got {observed}")
-        if not 0 <= holdout <= 0.5 or not 0 <= level_weight <= 1:
-            raise ConfigError(f"holdout must lie in [0, .5] and level_weight in [0, 1], got {holdout}, {level_weight}")
+        if not 0 <= level_weight <= 1:
+            raise ConfigError(f"level_weight must lie in [0, 1], got {level_weight}")
         super().__init__(
             d_model=d_model,
             depth=depth,
@@ -213,8 +205,6 @@ class FlowTS(FlowGenerator):
             level_weight=level_weight,
             observed=observed,
             spectrum_weight=spectrum_weight,
-            holdout=holdout,
-            patience=patience,
             lr=lr,
             **kwargs,
         )
@@ -241,10 +231,6 @@ class FlowTS(FlowGenerator):
             patch=int(p["patch_size"] or -(-self.length // _MAX_TOKENS)),
         )
         super().build(schema)
-        self.best = BestWeights(self._sampled_from())
-        self._checks = 0
-        self._held: dict[str, dict[str, Tensor]] = {}
-        self._held_keys = torch.empty(0, dtype=torch.int64)
 
     def row_shape(self) -> tuple[int, ...]:
         """Return (channels, length + 2); ragged windows have their mask as last channel."""
@@ -290,65 +276,17 @@ class FlowTS(FlowGenerator):
         if stage != "fit":
             return
         items = self.training_items()
-        held = held_out_rows(len(items), self.hparams["holdout"]) if len(items) >= _MIN_FOR_HOLDOUT else []
-        chosen = set(held)
-        kept = evenly_spaced([i for i in range(len(items)) if i not in chosen], _MAX_FITTED)
-        if not self.is_fitted:
-            batch = self._collated(items, kept)
-            self.view.fit(batch["x"], batch.get("mask") if self.ragged else None, batch.get("y"))
-        self._held = {}
+        kept, held = self.hold_out(items)
         if held:
-            self._held_keys = row_keys(self._collated(items, held)["x"])
-            self._held = {
-                "held_out": self._collated(items, evenly_spaced(held, _MAX_HELD)),
-                "trained": self._collated(items, evenly_spaced(kept, _MAX_HELD)),
-            }
-
-    def _collated(self, items: Any, rows: list[int]) -> dict[str, Tensor]:
-        from lightning_synth.schema import collate
-
-        batch = collate([items[i] for i in rows], self._ready_schema())
-        return {name: value.to(self.device) for name, value in batch.items() if isinstance(value, Tensor)}
-
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Look at the held-out windows now and then."""
-        super().on_train_batch_end(*args, **kwargs)
-        due = int(self.progress * _CHECKS)
-        if self._held and due > self._checks:
-            self._check_held_out()
-        self._checks = due
-
-    def _sampled_from(self) -> dict[str, Tensor]:
-        """The weights that samples come from: the averaged ones, or the plain ones where there is no average."""
-        named = self.average.named_buffers() if self.hparams["ema_decay"] > 0 else self.named_parameters()
-        return dict(named)
-
-    @torch.no_grad()
-    def _check_held_out(self) -> None:
-        self.eval()
-        with self.averaged_weights():
-            # The same noise at every check, so that losses compare.
-            loss = {
-                name: self.losses(_moved(batch, self.device), KeyedRNG(0, device=self.device))["loss"]
-                for name, batch in self._held.items()
-            }
-        self.train()
-        self.log("held_out_loss", loss["held_out"], rank_zero_only=True)
-        self.log("memorisation", 1 - loss["trained"] / loss["held_out"], rank_zero_only=True)
-        waited = self.best.offer(loss["held_out"], self._sampled_from())
-        if self.hparams["patience"] is not None and waited >= self.hparams["patience"]:
-            self.trainer.should_stop = True
-
-    def on_train_end(self) -> None:
-        """Keep the weights that were best on the held-out windows."""
-        super().on_train_end()
-        if self._held:
-            self.best.restore(self._sampled_from())
+            self.held_keys = row_keys(self.collated(items, held)["x"])
+        if not self.is_fitted:
+            batch = self.collated(items, evenly_spaced(kept, _MAX_FITTED))
+            self.view.fit(batch["x"], batch.get("mask") if self.ragged else None, batch.get("y"))
 
     def losses(self, batch: Mapping[str, Tensor], rng: KeyedRNG) -> dict[str, Tensor]:
         """Flow-matching loss, with a part of some windows shown to the network."""
         if self.training:
-            batch = without(batch, self._held_keys.to(self.device))
+            batch = without(batch, self.held_keys.to(self.device))
         x1, condition = self.encode(batch)
         if self.hparams["observed"]:
             mask = random_observations(batch["x"].shape, rng.fork("observed")).to(x1.device)
@@ -461,10 +399,6 @@ class FlowTS(FlowGenerator):
         x = torch.as_tensor(x, dtype=torch.float32)
         seen = torch.arange(self.length) < x.shape[-1]
         return self.impute(F.pad(x, (0, self.length - x.shape[-1])), seen.expand(len(x), 1, -1), n, **options)
-
-
-def _moved(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    return {name: value.to(device) for name, value in batch.items()}
 
 
 def _repeated(value: Any, rows: Tensor) -> Any:

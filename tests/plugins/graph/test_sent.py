@@ -257,8 +257,8 @@ def test_a_constraint_goes_with_a_prompt():
 def test_held_out_graphs_are_not_trained_on_and_the_best_weights_stay():
     graphs = tiny_graphs(60)
     model = fitted(graphs, steps=25, holdout=0.2)
-    assert len(model._held_keys) == 12 and float(model.best.loss) < 10
-    trained = ~torch.isin(model._keys(DenseGraphs.from_batch(collate(graphs, model.schema), 9)), model._held_keys)
+    assert len(model.held_keys) == 12 and float(model.best.loss) < 10
+    trained = ~torch.isin(model._keys(DenseGraphs.from_batch(collate(graphs, model.schema), 9)), model.held_keys)
     assert 40 < trained.sum() <= 48  # some graphs are there twice
     counts, encode = [], model.codec.encode
     model.codec.encode = lambda graphs, u: (counts.append(len(graphs)), encode(graphs, u))[1]
