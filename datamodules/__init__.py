@@ -12,31 +12,41 @@ _EXPORTS = {
     "ArrayDataModule": "timeseries",
     "AugmentedDataModule": "augmented",
     "BearingDataModule": "bearings",
+    "EndlessSampler": "interactions",
     "EpochSampler": "base",
     "GraphDataModule": "graphs",
+    "InteractionDataModule": "interactions",
     "ItemsDataModule": "base",
     "LargeGraphDataModule": "large_graph",
     "MixedDataModule": "mixed",
+    "MoleculeDataModule": "molecules",
+    "NodeDataModule": "nodes",
     "RequestDataModule": "requests",
     "SeriesDataModule": "series",
     "Splits": "base",
     "TEPDataModule": "tep",
     "UEADataModule": "timeseries",
+    "make_imbalanced": "nodes",
 }
 __all__ = [
     "ArrayDataModule",
     "AugmentedDataModule",
     "BearingDataModule",
+    "EndlessSampler",
     "EpochSampler",
     "GraphDataModule",
+    "InteractionDataModule",
     "ItemsDataModule",
     "LargeGraphDataModule",
     "MixedDataModule",
+    "MoleculeDataModule",
+    "NodeDataModule",
     "RequestDataModule",
     "SeriesDataModule",
     "Splits",
     "TEPDataModule",
     "UEADataModule",
+    "make_imbalanced",
 ]
 
 if TYPE_CHECKING:
@@ -44,8 +54,11 @@ if TYPE_CHECKING:
     from lightning_synth.datamodules.base import EpochSampler, ItemsDataModule, Splits
     from lightning_synth.datamodules.bearings import BearingDataModule
     from lightning_synth.datamodules.graphs import GraphDataModule
+    from lightning_synth.datamodules.interactions import EndlessSampler, InteractionDataModule
     from lightning_synth.datamodules.large_graph import LargeGraphDataModule
     from lightning_synth.datamodules.mixed import MixedDataModule
+    from lightning_synth.datamodules.molecules import MoleculeDataModule
+    from lightning_synth.datamodules.nodes import NodeDataModule, make_imbalanced
     from lightning_synth.datamodules.requests import RequestDataModule
     from lightning_synth.datamodules.series import SeriesDataModule
     from lightning_synth.datamodules.tep import TEPDataModule

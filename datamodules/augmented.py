@@ -11,12 +11,15 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lightning_synth import transforms
+from lightning_synth.datamodules.augmented_graphs import GRAPHS, augment_graphs, fit_transform, is_transform
 from lightning_synth.errors import ConfigError, SchemaError, SchemaMismatchError
 from lightning_synth.generator import Generator
 from lightning_synth.mixing import MixedLoader
 from lightning_synth.registry import get_generator, list_generators
 from lightning_synth.requests import KeyedRNG, mix_seed
-from lightning_synth.schema import Items, Schema, canonical, layout_of, schema_diff
+from lightning_synth.schema import Items, Schema, canonical, layout_of, num_rows, schema_diff
+from lightning_synth.sequences.operators import OPERATORS, Augmentation, Operator, TwoViews, make_operators
 from lightning_synth.sources import source_items, source_schema
 
 # Positions between the batches of a loader whose batch size is not known.
@@ -24,23 +27,31 @@ _STRIDE = 1 << 32
 
 
 class AugmentedDataModule(LightningDataModule):
-    """Any LightningDataModule of time series, with augmenters acting on its training batches.
+    """Any LightningDataModule of time series, sequences or graphs, with augmenters acting on its training batches.
 
-    Batches keep their form (dict, tuple, list or tensor) and their labels; validation, test and prediction batches are
-    the source's own. What happens to a window is a pure function of (seed, epoch, position in the epoch): the same at
-    any batch size, after a resume, and on any number of processes that take turns in one common order. Augmenters act
-    on the batch as the loader yields it, before the source's own ``on_after_batch_transfer``.
+    Batches keep their form (dict, tuple, list, tensor or PyG batch) and their labels; validation, test and prediction
+    batches are the source's own. What happens to a window is a pure function of (seed, epoch, position in the epoch):
+    the same at any batch size, after a resume, and on any number of processes that take turns in one common order.
+    Augmenters act on the batch as the loader yields it, before the source's own ``on_after_batch_transfer``.
 
     Local augmenters (``jitter``, ``scaling``, ``magnitude_warp``, ``time_warp``, ``window_warp``,
     ``phase_perturbation``, ``iaaft``, ``tsaug``) change the window. ``interpolate`` mixes it with a training window of
     its class. The others that build on training windows (``smote``, ``dba``, ``block_bootstrap``, ...) put a new sample
     of the same label and conditions in its place. What needs training windows is fitted on the training split.
 
+    On interaction sequences the operators of `lightning_synth.sequences.operators` act, by name (``crop``, ``insert``,
+    ...) or as objects, on real and synthetic rows alike.
+
+    On graphs, and on one graph with node labels, the transforms of `lightning_synth.transforms` act, by name
+    (``DropEdge``) or as objects, a ``Compose`` of them, or any PyG transform. Mixups are fitted on the training graphs,
+    and make ``y`` float32 (graphs, classes): a graph that they leave alone has probability 1 of its class. `TwoViews`
+    comes last and acts always: a batch is then a pair of batches.
+
     Args:
         data: The source. To augment real and synthetic windows alike, a `MixedDataModule`.
-        augment: What to apply, in this order: names of generators, ``{name: hyper-parameters}``, or generators (any
-            object with ``augment(batch, rng) -> batch``).
-        prob: Probability with which an augmenter acts on a window; one number, or one for each.
+        augment: What to apply, in this order: names of generators or transforms, ``{name: hyper-parameters}``, PyG
+            transforms, or generators (any object with ``augment(batch, rng) -> batch``).
+        prob: Probability with which an augmenter acts on a window or graph; one number, or one for each.
         seed: Of all augmentation.
 
     Raises:
@@ -92,6 +103,12 @@ class AugmentedDataModule(LightningDataModule):
             A batch of the same form; the given one is not changed.
         """
         augmenters = self._ready()
+        if self.schema["domain"] == "sequence":
+            draw = mix_seed(self.seed, epoch) // 2 + start + step * torch.arange(len(batch["item_id"]))
+            return Augmentation(augmenters, self._probs, self.seed)(batch, draw.to(batch["item_id"].device))
+        if self.schema["domain"] in GRAPHS:
+            seeds = mix_seed(self.seed, epoch) // 2 + start + step * torch.arange(num_rows(batch, self.schema))
+            return augment_graphs(augmenters, self._probs, batch, KeyedRNG(seeds, device=batch.edge_index.device))
         layout = self.schema.get("layout") or layout_of(batch)
         whole = canonical(batch, {"layout": layout})
         if not isinstance(whole, Mapping) or "x" not in whole:
@@ -115,12 +132,23 @@ class AugmentedDataModule(LightningDataModule):
     def _ready(self) -> list[Any]:
         """Fit or build the augmenters on first use."""
         if self._augmenters is None:
-            if self.schema["domain"] != "timeseries":
-                raise ConfigError(f"augmenters are for time series; the data is of the domain {self.schema['domain']}")
+            if self.schema["domain"] not in ("timeseries", "sequence", *GRAPHS):
+                raise ConfigError(
+                    "augmenters are for time series, sequences and graphs; the data is of the domain "
+                    f"{self.schema['domain']}"
+                )
             self._augmenters = [self._fit(given) for given in self._given]
         return self._augmenters
 
     def _fit(self, augmenter: Any) -> Any:
+        if self.schema["domain"] in GRAPHS or is_transform(augmenter):
+            return fit_transform(augmenter, self.train_items(), self.schema)
+        domain, on_sequences = self.schema["domain"], isinstance(augmenter, (Operator, TwoViews))
+        if isinstance(augmenter, Generator) if domain == "sequence" else on_sequences:
+            kind = "sequences" if on_sequences else "time series"
+            raise ConfigError(f"{type(augmenter).__name__} augments {kind}; the data is of the domain {domain}")
+        if on_sequences:
+            return augmenter.fit(self.train_items(), self.schema)
         if not isinstance(augmenter, Generator):
             return augmenter
         if augmenter.is_fitted:
@@ -232,7 +260,7 @@ class AugmentedDataModule(LightningDataModule):
 
 
 def _listed(augment: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
-    if isinstance(augment, (str, Mapping)) or callable(getattr(augment, "augment", None)):
+    if isinstance(augment, (str, Mapping)) or callable(getattr(augment, "augment", None)) or is_transform(augment):
         return [augment]
     return list(augment)
 
@@ -242,11 +270,17 @@ def _make(given: Any) -> list[Any]:
     if isinstance(given, str):
         return _make({given: {}})
     if isinstance(given, Mapping):
-        return [one for name, options in given.items() for one in _make(get_generator(name)(**(options or {})))]
-    if not callable(getattr(given, "augment", None)):
+        return [one for name, options in given.items() for one in _named(name, options or {})]
+    if not callable(getattr(given, "augment", None)) and not is_transform(given):
         able = [n for n in list_generators("timeseries", available=True) if hasattr(get_generator(n), "augment")]
         raise ConfigError(f"{type(given).__name__} cannot augment batches; these generators can: {', '.join(able)}")
     return [given]
+
+
+def _named(name: str, options: Mapping[str, Any]) -> list[Any]:
+    if name in transforms.__all__:
+        return _make(getattr(transforms, name)(**options))
+    return make_operators({name: options}) if name in OPERATORS else _make(get_generator(name)(**options))
 
 
 def _batch_size(loader: Any) -> int:

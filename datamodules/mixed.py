@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler
 
+from lightning_synth.datamodules.neighbors import MarkedGraphs, SeedMixtureSampler, unchanged
 from lightning_synth.errors import (
     CheckpointError,
     ConfigError,
@@ -87,7 +88,8 @@ class MixedDataModule(LightningDataModule):
     ``ModelCheckpoint(save_on_exception=True)`` a job that is told to end (SIGTERM) saves first.
 
     Args:
-        real: The real data. In the node domain a training batch is the pool's augmented graph in place of the real one.
+        real: The real data. In the node domain the pool's augmented graph stands in place of the real one: a training
+            batch is that graph, or, where the real data samples neighbours, a sampled part of it.
         pool: Synthetic items: a `SyntheticPool`, the directory of one, or several by name; None trains on real items
             alone.
         ratio: Share of synthetic items in a batch, or a policy: `FixedRatio`, `Anneal`, `BalanceClasses`.
@@ -280,7 +282,8 @@ class MixedDataModule(LightningDataModule):
         with warnings.catch_warnings():
             # Its batch size is not the one of the mixture.
             warnings.filterwarnings("ignore", message="batch_size .* is larger")
-            loader = first_loader(self.real.train_dataloader())
+            # Where the real data samples the neighbours of nodes, the loader of the whole graph.
+            loader = first_loader(getattr(self.real, "graph_loader", self.real.train_dataloader)())
         dataset: Any = loader.dataset
         if self._training is not None and self._training.dataset.real is dataset:
             return self._training
@@ -313,20 +316,30 @@ class MixedDataModule(LightningDataModule):
                 class_labels(training.synthetic, training.schema),
             )
         replicas, rank = self._world(training.schema)
-        return MixtureSampler(
-            training.dataset.num_real,
-            len(training.synthetic),
-            1 if training.schema["domain"] == "node" else self.batch_size,
-            ratio=policy,
-            mode=mode,
-            match=self.match if self.pool is not None else None,
-            real_labels=real,
-            synthetic_labels=synthetic,
-            weight=self.weight,
-            seed=self.seed,
-            num_replicas=replicas,
-            rank=rank,
-        )
+        options: dict[str, Any] = {
+            "num_real": training.dataset.num_real,
+            "num_synthetic": len(training.synthetic),
+            "batch_size": 1 if training.schema["domain"] == "node" else self.batch_size,
+            "ratio": policy,
+            "mode": mode,
+            "match": self.match if self.pool is not None else None,
+            "real_labels": real,
+            "synthetic_labels": synthetic,
+            "weight": self.weight,
+            "seed": self.seed,
+            "num_replicas": replicas,
+            "rank": rank,
+        }
+        real_data: Any = self.real
+        if getattr(real_data, "num_neighbors", None) is not None:
+            # A training batch is a sampled part of the graph.
+            options["graphs"] = MarkedGraphs(training.dataset, self._collate(training))
+            neighbors, nodes = real_data.num_neighbors, real_data.batch_size
+            return SeedMixtureSampler(num_neighbors=neighbors, nodes_per_batch=nodes, **options)
+        return MixtureSampler(**options)
+
+    def _collate(self, training: _Training) -> MixedCollate:
+        return MixedCollate(training.loader.collate_fn, training.schema, cap=self.weight == "cap")
 
     def _world(self, schema: Schema) -> tuple[int, int]:
         """Processes and rank; a single large graph is not shared out."""
@@ -348,13 +361,16 @@ class MixedDataModule(LightningDataModule):
             warnings.warn(
                 f"batch_size {self.batch_size} is larger than the {len(training.dataset)} items", stacklevel=2
             )
-        collate = MixedCollate(training.loader.collate_fn, training.schema, cap=self.weight == "cap")
+        dataset: Any = training.dataset
+        collate: Any = self._collate(training)
+        if isinstance(sampler, SeedMixtureSampler):
+            dataset, collate = sampler.batches(), unchanged
         options: dict[str, Any] = {"pin_memory": training.loader.pin_memory}
         if self.num_workers:
             options["persistent_workers"] = True
             options["worker_init_fn"] = training.loader.worker_init_fn
             options["multiprocessing_context"] = training.loader.multiprocessing_context
-        self._loader = MixedLoader(training.dataset, sampler, collate, self.num_workers, self.timeout, **options)
+        self._loader = MixedLoader(dataset, sampler, collate, self.num_workers, self.timeout, **options)
         self._loader.in_flight = self._in_flight
         resume, self._resume = self._resume, None
         if resume:
@@ -374,7 +390,7 @@ class MixedDataModule(LightningDataModule):
         """
         training = self._ready()
         sampler = self._loader.mixture if self._loader is not None else self._sampler(training)
-        block, num_real, weight = sampler.block(batch_idx, epoch)
+        block, num_real, weight, _ = sampler.block(batch_idx, epoch)
         is_synthetic, weights = provenance_of(len(block), num_real, weight)
         rows, source = block.copy(), np.full(len(block), -1)
         rows[num_real:] -= training.dataset.num_real

@@ -30,6 +30,8 @@ class RequestDataset(Dataset[SampleRequests]):
         condition: As `SampleRequests.make`.
         schema: Of the generator; None if only given values are used.
         names: Conditions that the generator understands; None for all.
+        partial: As `SampleRequests.make`.
+        strings: As `SampleRequests.make`.
         skip: int64, indices that exist already.
 
     Example:
@@ -45,9 +47,12 @@ class RequestDataset(Dataset[SampleRequests]):
         condition: Condition = None,
         schema: Mapping[str, Any] | None = None,
         names: Sequence[str] | None = None,
+        partial: bool = False,
+        strings: Sequence[str] = (),
         skip: np.ndarray | None = None,
     ) -> None:
         self.n, self.seed, self.condition, self.schema, self.names = n, seed, condition, schema, names
+        self.partial, self.strings = partial, strings
         self._left: np.ndarray | None = None
         if skip is not None and len(skip):
             self._left = np.setdiff1d(np.arange(n, dtype=np.int64), skip)
@@ -94,6 +99,8 @@ class RequestDataset(Dataset[SampleRequests]):
                 condition=_rows_of(self.condition, slice(start, stop)),
                 schema=self.schema,
                 names=self.names,
+                partial=self.partial,
+                strings=self.strings,
                 start=start,
             )
         return self._blocks[number]
@@ -193,6 +200,8 @@ class RequestDataModule(LightningDataModule):
             condition=self.condition,
             schema=getattr(module, "schema", None),
             names=getattr(module, "conditions", None),
+            partial=getattr(module, "partial_conditions", False),
+            strings=getattr(module, "string_conditions", ()),
             skip=self._done,
         )
         sampler = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_synth.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lightning_synth.requests import KeyedRNG
+    from lightning_synth.requests import KeyedRNG, Strings
 
 Condition = str | Mapping[str, Any] | None
 _WORDS = ("empirical", "balanced")
@@ -49,7 +49,9 @@ def resolve_conditions(
     condition: Condition,
     schema: Mapping[str, Any] | None,
     names: Sequence[str] | None,
-) -> dict[str, Tensor]:
+    partial: bool = False,
+    strings: Sequence[str] = (),
+) -> dict[str, Any]:
     """Give every row a value of every condition; a pure function of the row's own index and seed.
 
     Args:
@@ -58,31 +60,41 @@ def resolve_conditions(
         condition: As `SampleRequests.make`.
         schema: Of the items, or None to use the given values as they are.
         names: As `condition_names`.
+        partial: Continuous conditions that a mapping does not name are NaN, which stands for unspecified, instead of
+            drawn as in training; ready-made tensors may hold NaN as well.
+        strings: Names of conditions that are strings.
 
     Returns:
-        Name to tensor (rows,).
+        Name to tensor (rows,), or to `Strings` for those of ``strings`` that were asked for.
 
     Raises:
         ConfigError: If a name is unknown, a length is wrong or a label out of range.
     """
     known = condition_names(schema, names)
     asked = _as_mapping(condition, known)
+    texts = {name: _given_strings(name, asked.pop(name), len(index)) for name in strings if name in asked}
     if schema is None:
-        return {name: _given(name, value, len(index)) for name, value in asked.items()}
+        return {**{name: _given(name, value, len(index)) for name, value in asked.items()}, **texts}
     for name in asked:
         if name not in known:
-            raise ConfigError(f"condition {name!r} is not available here; known: {', '.join(known) or 'none'}")
-    resolved: dict[str, Tensor] = {}
+            raise ConfigError(
+                f"condition {name!r} is not available here; known: {', '.join([*known, *strings]) or 'none'}"
+            )
+    if partial and isinstance(condition, Mapping):
+        unspecified = torch.full((len(index),), torch.nan)
+        # A class is always drawn: an item of a classification set cannot be without one.
+        asked = {**{name: unspecified for name in known if name != "label"}, **asked}
+    resolved: dict[str, Any] = {}
     if "label" in known:
         resolved["label"] = _labels(index, rng, asked.get("label", "empirical"), schema)
-    missing = [name for name in known if name != "label" and asked.get(name, "empirical") in _WORDS]
+    missing = [name for name in known if name != "label" and _is_word(asked.get(name, "empirical"))]
     if missing:
         resolved.update(_empirical(rng, missing, resolved.get("label"), schema))
     for name in known:
         if name not in resolved:
-            resolved[name] = _given(name, asked[name], len(index))
+            resolved[name] = _given(name, asked[name], len(index), partial)
             _warn_outside(name, resolved[name], schema)
-    return {name: resolved[name] for name in known}
+    return {**{name: resolved[name] for name in known}, **texts}
 
 
 def _as_mapping(condition: Condition, known: Sequence[str]) -> dict[str, Any]:
@@ -95,14 +107,38 @@ def _as_mapping(condition: Condition, known: Sequence[str]) -> dict[str, Any]:
     return {name: value for name, value in condition.items() if value is not None}
 
 
-def _given(name: str, value: Any, n: int) -> Tensor:
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and value in _WORDS
+
+
+def _given(name: str, value: Any, n: int, partial: bool = False) -> Tensor:
+    if isinstance(value, str):
+        raise ConfigError(f"condition {name!r} is a number, or one of {_WORDS}; got {value!r}")
+    # A tensor with NaN is ready-made; a NaN that a user typed is a slip.
+    unspecified_allowed = partial and isinstance(value, Tensor)
     tensor = torch.as_tensor(value)
     tensor = tensor.to(torch.int64 if name == "label" else torch.float32)
-    if not bool(torch.isfinite(tensor).all()):
-        raise ConfigError(f"condition {name!r} has non-finite values")
+    bad = tensor.isinf() if unspecified_allowed else ~torch.isfinite(tensor)
+    if bool(bad.any()):
+        advice = "; leave a condition out where it does not matter" if partial else ""
+        raise ConfigError(f"condition {name!r} has non-finite values{advice}")
     if tensor.ndim and tensor.shape != (n,):
         raise ConfigError(f"condition {name!r} has {tuple(tensor.shape)} values, but {n} rows were asked for")
     return tensor if tensor.ndim else tensor.expand(n).clone()
+
+
+def _given_strings(name: str, value: Any, n: int) -> Strings:
+    """One string a row; ``""`` and None stand for none."""
+    from lightning_synth.requests import Strings
+
+    one = isinstance(value, str) or not isinstance(value, Iterable)
+    values = [value] * n if one else list(value)
+    wrong = next((v for v in values if not isinstance(v, str) and v is not None), None)
+    if wrong is not None:
+        raise ConfigError(f"condition {name!r} is a string or a list of strings; got {wrong!r}")
+    if len(values) != n:
+        raise ConfigError(f"condition {name!r} has {len(values)} values, but {n} rows were asked for")
+    return Strings(v or "" for v in values)
 
 
 def _named_label(value: Any, schema: Mapping[str, Any]) -> Any:
@@ -162,7 +198,7 @@ def _empirical(
 
 def _warn_outside(name: str, value: Tensor, schema: Mapping[str, Any]) -> None:
     stats = {**schema.get("conditions", {}), **schema.get("properties", {})}.get(name, {})
-    if "min" in stats and len(value) and (value.min() < stats["min"] or value.max() > stats["max"]):
+    if "min" in stats and bool(((value < stats["min"]) | (value > stats["max"])).any()):
         warnings.warn(
             f"condition {name!r} goes outside the training range [{stats['min']:g}, {stats['max']:g}]: extrapolation",
             stacklevel=4,

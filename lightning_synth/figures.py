@@ -48,6 +48,8 @@ def sample_figure(
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, columns, squeeze=False)
     special: dict[str, _Draw] = {"timeseries": _draw_series, "sequence": _draw_sequence}
+    if importlib.util.find_spec("rdkit") is not None:
+        special["molecule"] = _draw_molecule
     draw: _Draw = special.get(schema["domain"], _draw_graph)
     for row, (name, items) in enumerate((("real", real), ("synthetic", synthetic))):
         for axis, item in zip(axes[row], items, strict=False):
@@ -114,6 +116,13 @@ def _draw_graph(axis: Axes, item: Any, schema: Mapping[str, Any]) -> None:
         axis.scatter(place[:, 0], place[:, 1], c=colour, cmap="tab10", s=12, zorder=2, vmin=0, vmax=9)
     else:
         axis.scatter(place[:, 0], place[:, 1], color="tab:blue", s=12, zorder=2)
+
+
+def _draw_molecule(axis: Axes, item: Any, schema: Mapping[str, Any]) -> None:
+    from lightning_synth.molecules.draw import molecule_image
+
+    axis.imshow(molecule_image(item, schema))
+    axis.set_axis_off()
 
 
 def _layout(nodes: int, edges: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.callbacks import Timer
 from torch import Tensor
 
 from lightning_synth import checkpoint as ckpt
@@ -27,7 +28,7 @@ from lightning_synth.errors import (
     NotFittedError,
     SchemaMismatchError,
 )
-from lightning_synth.requests import KeyedRNG, SampleRequests, Samples, mix_seed
+from lightning_synth.requests import KeyedRNG, SampleRequests, Samples, Scored, Strings, mix_seed
 from lightning_synth.schema import canonical, collate, detach, fingerprint, get_domain, num_rows, schema_diff, uncollate
 from lightning_synth.sources import check_items, first_loader, loader_items, loader_schema, source_items, source_schema
 
@@ -59,6 +60,10 @@ class Generator(LightningModule, ABC):
     domain: ClassVar[str]
     #: Conditions it understands; ``"*"`` stands for every continuous condition of the schema.
     conditions: ClassVar[tuple[str, ...]] = ()
+    #: Whether any subset of the continuous conditions may be asked for: those that a dict does not name are NaN.
+    partial_conditions: ClassVar[bool] = False
+    #: Conditions that are strings; they arrive as `Strings`, and only if they were asked for.
+    string_conditions: ClassVar[tuple[str, ...]] = ()
     #: Rows sampled at once by `sample`; rows do not depend on it, memory does.
     sample_chunk: ClassVar[int] = 1024
 
@@ -115,7 +120,7 @@ class Generator(LightningModule, ABC):
             **sampler_options: Of the subclass.
 
         Returns:
-            A raw batch; labels and conditions that it leaves out are filled in from the requests.
+            A raw batch, or `Scored`; labels and conditions that it leaves out are filled in from the requests.
         """
 
     # ------------------------------------------------------------------ building
@@ -194,7 +199,7 @@ class Generator(LightningModule, ABC):
 
     @property
     def progress(self) -> float:
-        """Share of the Trainer's budget (max_steps or max_epochs, whichever ends first) already used, in [0, 1]."""
+        """Share of the Trainer's budget (max_steps, max_epochs or max_time, whichever ends first) already used."""
         trainer = self._trainer
         if trainer is None:
             return 0.0
@@ -205,6 +210,9 @@ class Generator(LightningModule, ABC):
             batches = trainer.num_training_batches
             within = trainer.fit_loop.epoch_loop.batch_idx / batches if 0 < batches < float("inf") else 0.0
             shares.append((trainer.current_epoch + within) / trainer.max_epochs)
+        for timer in getattr(trainer, "callbacks", ()):
+            if isinstance(timer, Timer) and timer._duration:
+                shares.append(timer.time_elapsed() / timer._duration)
         return min(max(shares), 1.0)
 
     @property
@@ -310,7 +318,13 @@ class Generator(LightningModule, ABC):
         if n < 0:
             raise ConfigError(f"cannot sample {n} items")
         return SampleRequests.make(
-            n, seed=seed, condition=condition, schema=self._ready_schema(), names=self.conditions
+            n,
+            seed=seed,
+            condition=condition,
+            schema=self._ready_schema(),
+            names=self.conditions,
+            partial=self.partial_conditions,
+            strings=self.string_conditions,
         )
 
     @torch.no_grad()
@@ -365,8 +379,19 @@ class Generator(LightningModule, ABC):
     def _completed(self, requests: SampleRequests) -> SampleRequests:
         """Fill in the conditions that ready-made requests leave open."""
         rng = SampleRequests.condition_rng(requests.seed.cpu())
-        given = {name: value.cpu() for name, value in requests.condition.items()}
-        condition = resolve_conditions(requests.index.cpu(), rng, given, self._ready_schema(), self.conditions)
+        given = {
+            name: value.tolist() if isinstance(value, Strings) else value.cpu()
+            for name, value in requests.condition.items()
+        }
+        condition = resolve_conditions(
+            requests.index.cpu(),
+            rng,
+            given,
+            self._ready_schema(),
+            self.conditions,
+            self.partial_conditions,
+            self.string_conditions,
+        )
         return SampleRequests(requests.index, requests.seed, condition)
 
     def _sample_part(self, requests: SampleRequests, options: Mapping[str, Any]) -> Samples:
@@ -374,6 +399,7 @@ class Generator(LightningModule, ABC):
         requests = requests.to(self.device)
         domain = get_domain(schema)
         batch = self.sample_batch(requests, KeyedRNG(requests.seed), **options)
+        batch, score = batch if isinstance(batch, Scored) else (batch, {})
         batch = domain.complete(detach(batch), requests.condition, schema)
         rows = domain.num_rows(batch)
         if rows != len(requests):
@@ -382,7 +408,7 @@ class Generator(LightningModule, ABC):
         if int(finite.sum()) * 2 < len(finite):
             share = 1 - float(finite.float().mean())
             raise InvalidSamplesError(f"{share:.0%} of the samples of {type(self).__name__} are not finite or empty")
-        return Samples(batch, requests.index, requests.seed, requests.condition, {}, finite, schema)
+        return Samples(batch, requests.index, requests.seed, requests.condition, score, finite, schema)
 
     def _no_samples(self, requests: SampleRequests) -> Samples:
         schema = self._ready_schema()

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -210,6 +210,61 @@ class KeyedRNG:
         return self._draw((n,), step, dtype=torch.int64).argsort(dim=-1, stable=True)
 
 
+class Strings:
+    """A condition that is a string, one a row; indexed, moved and concatenated like a tensor.
+
+    Args:
+        values: One string a row; ``""`` for none.
+
+    Example:
+        >>> texts = Strings(["a", "", "b"])
+        >>> texts[torch.tensor([2, 0])].tolist(), len(texts[:2])
+        (['b', 'a'], 2)
+    """
+
+    def __init__(self, values: Iterable[str]) -> None:
+        self._values = tuple(values)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._values)
+
+    def __getitem__(self, rows: slice | Tensor | Sequence[int]) -> Strings:
+        """Return some rows."""
+        if isinstance(rows, slice):
+            return Strings(self._values[rows])
+        chosen = torch.as_tensor(rows)
+        chosen = chosen.nonzero()[:, 0] if chosen.dtype == torch.bool else chosen
+        return Strings(self._values[i] for i in chosen.tolist())
+
+    def to(self, device: torch.device | str) -> Strings:
+        """Return itself: strings live nowhere in particular."""
+        return self
+
+    def tolist(self) -> list[str]:
+        """Return plain strings."""
+        return list(self._values)
+
+
+def _cat(parts: Sequence[Any]) -> Any:
+    """Concatenate conditions: tensors, or strings."""
+    if isinstance(parts[0], Strings):
+        return Strings(value for part in parts for value in part.tolist())
+    return torch.cat(list(parts))
+
+
+class Scored(NamedTuple):
+    """What `Generator.sample_batch` may return instead of a batch: it fills `Samples.score`.
+
+    Args:
+        batch: The sampled rows.
+        score: Name to float tensor (rows,).
+    """
+
+    batch: Any
+    score: dict[str, Tensor]
+
+
 @dataclass
 class SampleRequests:
     """What to sample: one row per item wanted.
@@ -217,12 +272,13 @@ class SampleRequests:
     Args:
         index: int64 (rows,), the position of each row in the pool.
         seed: int64 (rows,), the seed of each row.
-        condition: Name to tensor (rows,): ``label`` int64, others float32 in their own units.
+        condition: Name to tensor (rows,): ``label`` int64, others float32 in their own units (NaN: unspecified, for
+            generators with ``partial_conditions``); or to `Strings`.
     """
 
     index: Tensor
     seed: Tensor
-    condition: dict[str, Tensor] = field(default_factory=dict)
+    condition: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def make(
@@ -233,6 +289,8 @@ class SampleRequests:
         condition: Condition = None,
         schema: Mapping[str, Any] | None = None,
         names: Sequence[str] | None = None,
+        partial: bool = False,
+        strings: Sequence[str] = (),
         start: int = 0,
     ) -> SampleRequests:
         """Number, seed and condition ``n`` rows.
@@ -244,6 +302,8 @@ class SampleRequests:
                 scalar, a sequence of length n, or one of those two words.
             schema: Of the items; says which conditions exist. None: only given values are used.
             names: The conditions that the generator understands (``"*"``: all continuous ones); None for all.
+            partial: Continuous conditions that a dict does not name are NaN (unspecified), not drawn as in training.
+            strings: Conditions that are strings.
             start: Index of the first row; rows start..start+n-1 are the same whatever was asked for before.
 
         Returns:
@@ -258,7 +318,8 @@ class SampleRequests:
         """
         index = torch.arange(start, start + n, dtype=torch.int64)
         seeds = torch.tensor([mix_seed(seed, i) for i in range(start, start + n)], dtype=torch.int64)
-        return cls(index, seeds, resolve_conditions(index, cls.condition_rng(seeds), condition, schema, names))
+        rng = cls.condition_rng(seeds)
+        return cls(index, seeds, resolve_conditions(index, rng, condition, schema, names, partial, strings))
 
     @staticmethod
     def condition_rng(seed: Tensor) -> KeyedRNG:
@@ -284,7 +345,7 @@ class SampleRequests:
         return SampleRequests(
             torch.cat([p.index for p in parts]),
             torch.cat([p.seed for p in parts]),
-            {k: torch.cat([p.condition[k] for p in parts]) for k in parts[0].condition},
+            {k: _cat([p.condition[k] for p in parts]) for k in parts[0].condition},
         )
 
 
@@ -296,7 +357,7 @@ class Samples:
         data: A batch as the DataModule would collate it.
         index: int64 (rows,).
         seed: int64 (rows,).
-        condition: Name to tensor (rows,), as requested.
+        condition: Name to tensor (rows,) or `Strings`, as requested.
         score: Name to float tensor (rows,), e.g. of a filter.
         accepted: bool (rows,); False rows are kept and counted, never redrawn silently.
         schema: Of the items.
@@ -305,7 +366,7 @@ class Samples:
     data: Any
     index: Tensor
     seed: Tensor
-    condition: dict[str, Tensor]
+    condition: dict[str, Any]
     score: dict[str, Tensor]
     accepted: Tensor
     schema: dict[str, Any]
@@ -347,7 +408,7 @@ class Samples:
             collate(items, first.schema),
             torch.cat([p.index for p in parts]),
             torch.cat([p.seed for p in parts]),
-            {k: torch.cat([p.condition[k] for p in parts]) for k in first.condition},
+            {k: _cat([p.condition[k] for p in parts]) for k in first.condition},
             {k: torch.cat([p.score[k] for p in parts]) for k in first.score},
             torch.cat([p.accepted for p in parts]),
             first.schema,

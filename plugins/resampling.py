@@ -227,6 +227,8 @@ class Resampler(FitFreeGenerator):
             return {}
         if self.fitted_schema["domain"] == "molecule":
             table = torch.stack([item.y.reshape(-1) for item in items])
+            # A missing property is as far from every request as the average molecule.
+            table = torch.where(table.isfinite(), table, table.nanmean(0))
             return {name: table[:, i] for i, name in enumerate(names)}
         return {name: self.bank.batch[name] for name in names if name in self.bank.batch}
 

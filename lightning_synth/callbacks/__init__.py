@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 _EXPORTS = {
     "CollapseMonitor": "collapse",
+    "FLAG": "flag",
     "GeneratorEMA": "ema",
     "PoolAudit": "pool_audit",
     "PoolWriter": "pool_writer",
     "ResilientCheckpoint": "resilient_checkpoint",
     "SampleLogger": "sample_logger",
 }
-__all__ = ["CollapseMonitor", "GeneratorEMA", "PoolAudit", "PoolWriter", "ResilientCheckpoint", "SampleLogger"]
+__all__ = ["FLAG", "CollapseMonitor", "GeneratorEMA", "PoolAudit", "PoolWriter", "ResilientCheckpoint", "SampleLogger"]
 
 if TYPE_CHECKING:
     from lightning_synth.callbacks.collapse import CollapseMonitor
     from lightning_synth.callbacks.ema import GeneratorEMA
+    from lightning_synth.callbacks.flag import FLAG
     from lightning_synth.callbacks.pool_audit import PoolAudit
     from lightning_synth.callbacks.pool_writer import PoolWriter
     from lightning_synth.callbacks.resilient_checkpoint import ResilientCheckpoint

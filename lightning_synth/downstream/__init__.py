@@ -8,12 +8,55 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_synth.errors import ConfigError
 
-_MODELS = {"gin": "GIN", "random_forest": "RandomForest", "wdcnn": "WDCNN"}
-__all__ = ["GIN", "WDCNN", "RandomForest", "get_downstream"]
+_MODELS = {
+    "fingerprint_forest": "FingerprintForest",
+    "fingerprint_forest_regressor": "FingerprintForestRegressor",
+    "gat": "GAT",
+    "gcn": "GCN",
+    "gin": "GIN",
+    "graphsage": "GraphSAGE",
+    "gru4rec": "GRU4Rec",
+    "molecule_gin": "MoleculeGIN",
+    "molecule_gin_regressor": "MoleculeGINRegressor",
+    "random_forest": "RandomForest",
+    "sasrec": "SASRec",
+    "sequential_rules": "SequentialRules",
+    "wdcnn": "WDCNN",
+}
+#: Modules that are not called like the model.
+_MODULES = {
+    "gat": "gnn",
+    "gcn": "gnn",
+    "graphsage": "gnn",
+    "fingerprint_forest_regressor": "fingerprint_forest",
+    "molecule_gin_regressor": "molecule_gin",
+}
+__all__ = [
+    "FingerprintForest",
+    "FingerprintForestRegressor",
+    "MoleculeGIN",
+    "MoleculeGINRegressor",
+    "GAT",
+    "GCN",
+    "GIN",
+    "WDCNN",
+    "GraphSAGE",
+    "RandomForest",
+    "get_downstream",
+    "GRU4Rec",
+    "SASRec",
+    "SequentialRules",
+]
 
 if TYPE_CHECKING:
+    from lightning_synth.downstream.fingerprint_forest import FingerprintForest, FingerprintForestRegressor
     from lightning_synth.downstream.gin import GIN
+    from lightning_synth.downstream.gnn import GAT, GCN, GraphSAGE
+    from lightning_synth.downstream.gru4rec import GRU4Rec
+    from lightning_synth.downstream.molecule_gin import MoleculeGIN, MoleculeGINRegressor
     from lightning_synth.downstream.random_forest import RandomForest
+    from lightning_synth.downstream.sasrec import SASRec
+    from lightning_synth.downstream.sequential_rules import SequentialRules
     from lightning_synth.downstream.wdcnn import WDCNN
 
 
@@ -21,8 +64,9 @@ def get_downstream(name: str) -> Any:
     """Return a downstream model class.
 
     Args:
-        name: ``random_forest``, ``wdcnn``, ``gin``, or the dotted path of a class with the same interface: made with
-            ``schema=``, trained as a LightningModule or by ``fit(items, weight=, seed=)``, and with ``predict(items)``.
+        name: ``random_forest``, ``wdcnn``, ``gin``, ``gcn``, ``gat``, ``graphsage``, or the dotted path of a class with
+            the same interface: made with ``schema=``, trained as a LightningModule or by ``fit(items, weight=,
+            seed=)``, and with ``predict(items)``.
 
     Raises:
         ConfigError: If there is no such model.
@@ -32,7 +76,7 @@ def get_downstream(name: str) -> Any:
         'RandomForest'
     """
     if name in _MODELS:
-        return getattr(importlib.import_module(f"lightning_synth.downstream.{name}"), _MODELS[name])
+        return getattr(importlib.import_module(f"lightning_synth.downstream.{_MODULES.get(name, name)}"), _MODELS[name])
     module, _, attribute = name.rpartition(".")
     if module:
         return getattr(importlib.import_module(module), attribute)
@@ -43,7 +87,7 @@ def get_downstream(name: str) -> Any:
 
 def __getattr__(name: str) -> Any:
     """Import a model class on first use (PEP 562)."""
-    for module, cls in _MODELS.items():
+    for model, cls in _MODELS.items():
         if cls == name:
-            return getattr(importlib.import_module(f"lightning_synth.downstream.{module}"), cls)
+            return getattr(importlib.import_module(f"lightning_synth.downstream.{_MODULES.get(model, model)}"), cls)
     raise AttributeError(f"module 'lightning_synth.downstream' has no attribute {name!r}")

@@ -12,7 +12,7 @@ from lightning import LightningModule
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_synth.errors import ConfigError, NotFittedError
+from lightning_synth.errors import ConfigError, DataError, NotFittedError
 from lightning_synth.requests import mix_seed
 from lightning_synth.schema import canonical, collate, move
 from lightning_synth.sources import source_schema
@@ -55,6 +55,59 @@ def scores(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> dict[s
     }
 
 
+def class_scores(truth: np.ndarray, probability: np.ndarray) -> dict[str, float]:
+    """Score class probabilities.
+
+    Args:
+        truth: int64 (items,).
+        probability: (items, classes).
+
+    Returns:
+        ``roc_auc`` (that of each class against the others, averaged) and what `scores` returns.
+
+    Raises:
+        DataError: If all items are of one class, which leaves the area undefined.
+
+    Example:
+        >>> class_scores(np.array([0, 1]), np.array([[0.9, 0.1], [0.6, 0.4]]))["roc_auc"]
+        1.0
+    """
+    from sklearn.metrics import roc_auc_score
+
+    present = np.unique(truth)
+    if len(present) < 2:
+        raise DataError(f"ROC-AUC of {len(truth)} items needs two classes, but all are of class {present.tolist()}")
+    areas = [roc_auc_score(truth == c, probability[:, c]) for c in present]
+    return {"roc_auc": float(np.mean(areas)), **scores(truth, probability.argmax(1), probability.shape[1])}
+
+
+def regression_scores(truth: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+    """Score predicted numbers, in the units of the targets; missing ones (NaN) do not count.
+
+    Args:
+        truth: (items, targets).
+        predicted: (items, targets).
+        names: Of the targets.
+
+    Returns:
+        ``rmse`` and ``mae``, averaged over targets; for several targets also ``rmse/<name>``.
+
+    Raises:
+        DataError: If a target has no known value.
+
+    Example:
+        >>> regression_scores(np.array([[1.0], [np.nan]]), np.array([[3.0], [0.0]]), ["logP"])
+        {'rmse': 2.0, 'mae': 2.0}
+    """
+    unknown = [name for name, known in zip(names, np.isfinite(truth).any(0), strict=True) if not known]
+    if unknown:
+        raise DataError(f"none of the {len(truth)} items has a value of {', '.join(unknown)}: nothing to score")
+    error = predicted - truth
+    rmse = np.sqrt(np.nanmean(error**2, axis=0))
+    each = {f"rmse/{name}": float(value) for name, value in zip(names, rmse, strict=True)} if len(names) > 1 else {}
+    return {"rmse": float(rmse.mean()), "mae": float(np.nanmean(np.abs(error), axis=0).mean()), **each}
+
+
 class Classifier(LightningModule, ABC):
     """A network that classifies items of one domain: a plain LightningModule for plain or mixed batches.
 
@@ -92,12 +145,28 @@ class Classifier(LightningModule, ABC):
         if self.schema is None:
             self._build(source_schema(getattr(self.trainer, "datamodule", None)))
 
-    def _build(self, schema: dict[str, Any]) -> None:
+    def check(self, schema: dict[str, Any]) -> None:
+        """Refuse data that it cannot learn from.
+
+        Args:
+            schema: Of the items.
+
+        Raises:
+            ConfigError: If the items are of another domain, or have no classes.
+        """
         if schema.get("domain") != self.domain or not schema.get("num_classes"):
             raise ConfigError(
                 f"{self.name} classifies labelled items of domain {self.domain!r}, got {schema.get('domain')} data "
                 f"with {schema.get('num_classes', 0)} classes"
             )
+
+    def truth(self, batch: Any) -> Tensor:
+        """Return the classes of a batch, int64 (items,); after a mixup their probabilities, (items, classes)."""
+        y: Tensor = batch["y"]
+        return y if y.ndim == 2 and y.is_floating_point() else y.reshape(-1)
+
+    def _build(self, schema: dict[str, Any]) -> None:
+        self.check(schema)
         self.schema = schema
         # A checkpoint then reloads alone, also where the schema came from the DataModule.
         self.hparams["schema"] = schema
@@ -109,7 +178,7 @@ class Classifier(LightningModule, ABC):
         """Cross-entropy, averaged by the weights of the batch."""
         assert self.schema is not None
         batch = canonical(batch, self.schema)
-        losses = F.cross_entropy(self(batch), batch["y"].reshape(-1), reduction="none")
+        losses = F.cross_entropy(self(batch), self.truth(batch), reduction="none")
         weight = batch["weight"] if "weight" in batch else None
         loss = losses.mean() if weight is None else (losses * weight).sum() / weight.sum().clamp(min=1e-12)
         if self._trainer is not None:
@@ -120,7 +189,7 @@ class Classifier(LightningModule, ABC):
         """Log ``val_loss`` and ``val_accuracy`` (real items only come here)."""
         assert self.schema is not None
         batch = canonical(batch, self.schema)
-        scores, y = self(batch), batch["y"].reshape(-1)
+        scores, y = self(batch), self.truth(batch)
         self.log("val_loss", F.cross_entropy(scores, y), batch_size=len(y), prog_bar=True)
         self.log("val_accuracy", (scores.argmax(1) == y).float().mean(), batch_size=len(y))
 

@@ -306,7 +306,9 @@ def payload_hashes(items: Sequence[Any], schema: Schema) -> npt.NDArray[np.uint6
 
 
 def _without_labels(graph: Any) -> Any:
-    """A shallow copy of a PyG graph without target and text."""
+    """A shallow copy of a PyG graph without target and text; of a molecule its SMILES, whatever the order of atoms."""
+    if graph.get("smiles"):
+        return type(graph)(smiles=graph.smiles, num_nodes=graph.num_nodes)
     graph = copy.copy(graph)
     for name in ("y", "smiles"):
         if name in graph:

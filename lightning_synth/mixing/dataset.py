@@ -169,6 +169,7 @@ class Converter:
 
     def __init__(self, real_item: Any, schema: Mapping[str, Any]) -> None:
         self.real_item, self.layout = real_item, schema
+        self.optional = get_domain(schema).optional
 
     def check(self, item: Any) -> None:
         """Refuse synthetic items that lack a field of the real ones.
@@ -177,7 +178,7 @@ class Converter:
             SchemaMismatchError: Naming the fields.
         """
         names = self.layout.get("layout") or _names(self.real_item)
-        lacking = [name for name in names if name not in item]
+        lacking = [name for name in names if name not in item and name not in self.optional]
         if lacking:
             raise SchemaMismatchError(f"real items have {sorted(names)}; synthetic ones lack {sorted(lacking)}")
 
@@ -185,7 +186,9 @@ class Converter:
         """Convert one item."""
         real = self.real_item
         if isinstance(real, Mapping):
-            return {name: _cast(item[name], value) for name, value in real.items() if name not in PROVENANCE}
+            own = {name: item[name] for name in self.optional if name in item}
+            kept = (name for name in real if name not in PROVENANCE and (name in item or name not in self.optional))
+            return own | {name: _cast(item[name], real[name]) for name in kept}
         if isinstance(real, (tuple, list)):
             values = [_cast(value, like) for value, like in zip(like_source(item, self.layout), real, strict=True)]
             return type(real)(*values) if hasattr(real, "_fields") else type(real)(values)
@@ -270,6 +273,9 @@ class MixedDataset:
         if self._listed is not None:
             return Fetched([self._listed[i] for i in block.rows.tolist()], block.num_real, block.weight)
         real, rows = block.rows[: block.num_real], block.rows[block.num_real :] - self.num_real
+        if getattr(self.real, "endless", False):
+            # Its items are drawn anew in every epoch, and numbered on from one epoch to the next.
+            real = real + block.epoch * self.num_real
         items = [*self._read("real", self.real, real), *self._read_synthetic(rows)]
         return Fetched(items, block.num_real, block.weight)
 

@@ -45,11 +45,13 @@ class MixedBlock(NamedTuple):
         rows: int64 (batch,); row >= real items of the data set means synthetic.
         num_real: Real items in the batch.
         weight: Weight of each synthetic item; real ones have 1.
+        epoch: For data sets whose items are drawn anew in every epoch.
     """
 
     rows: np.ndarray
     num_real: int
     weight: float
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,16 +63,24 @@ class Plan:
         start: int64 (batches + 1,): batch i holds ``index[start[i]:start[i + 1]]``.
         real: int64 (batches,), real items of each batch.
         weight: Weight of a synthetic item.
+        epoch: Number of the epoch.
     """
 
     index: np.ndarray
     start: np.ndarray
     real: np.ndarray
     weight: float
+    epoch: int = 0
 
     @classmethod
     def make(
-        cls, real: np.ndarray, counts: np.ndarray, synthetic: np.ndarray, others: np.ndarray, weight: float
+        cls,
+        real: np.ndarray,
+        counts: np.ndarray,
+        synthetic: np.ndarray,
+        others: np.ndarray,
+        weight: float,
+        epoch: int = 0,
     ) -> Plan:
         """Lay out the batches.
 
@@ -80,13 +90,14 @@ class Plan:
             synthetic: Indices of synthetic items in order of use.
             others: Synthetic items of each batch.
             weight: Weight of a synthetic item.
+            epoch: Number of the epoch.
         """
         start = np.concatenate([[0], np.cumsum(counts + others)])
         index = np.empty(start[-1], dtype=np.int64)
         # Before the i-th batch lie all earlier items of the other kind; after its real items come its synthetic ones.
         index[np.arange(len(real)) + np.repeat(np.cumsum(others) - others, counts)] = real
         index[np.arange(len(synthetic)) + np.repeat(np.cumsum(counts), others)] = synthetic
-        return cls(index, start, counts, weight)
+        return cls(index, start, counts, weight, epoch)
 
     def block(self, position: int) -> MixedBlock:
         """Return a batch.
@@ -94,9 +105,8 @@ class Plan:
         Args:
             position: step * world_size + rank.
         """
-        return MixedBlock(
-            self.index[self.start[position] : self.start[position + 1]], int(self.real[position]), self.weight
-        )
+        rows = self.index[self.start[position] : self.start[position + 1]]
+        return MixedBlock(rows, int(self.real[position]), self.weight, self.epoch)
 
 
 def _cycle(seed: int, stream: int, start: int, count: int, rows: np.ndarray) -> np.ndarray:
@@ -268,7 +278,8 @@ class MixtureSampler(DistributedSampler[Any]):
             slots = np.flatnonzero(wanted == group)
             rows[slots] = _cycle(self.seed, 1 + group, self._used[epoch].get(group, 0), len(slots), self._groups[group])
         rows += self.sources.num_real
-        return Plan.make(self._real_order(epoch, int(real.sum())), real, rows, synthetic, self._weight(real, synthetic))
+        order = self._real_order(epoch, int(real.sum()))
+        return Plan.make(order, real, rows, synthetic, self._weight(real, synthetic), epoch)
 
     def _weight(self, real: np.ndarray, synthetic: np.ndarray) -> float:
         if self.weight != "cap":

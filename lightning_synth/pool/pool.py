@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from lightning_synth.requests import Samples
 
 Where = Mapping[str, Any] | Callable[["pd.DataFrame"], Any] | Sequence[Any] | np.ndarray | None
-_NO_LABELS = ("molecule", "node", "sequence")
+_NO_LABELS = ("node", "sequence")
 # Rows read at a time where a pool is walked through.
 _CHUNK = 256
 
@@ -288,9 +288,10 @@ class SyntheticPool(Dataset[Any], Sequence[Any]):
         """Class labels of the items, int64 (items,), or None."""
         if self._domain.name in _NO_LABELS:
             return None
-        spec = self._rows.fields.get("y")
+        name = "label" if self._domain.name == "molecule" else "y"
+        spec = self._rows.fields.get(name)
         if spec and np.dtype(spec["dtype"]).kind in "iu" and np.prod(spec["shape"]) == 1:
-            return self._column("y").astype(np.int64)
+            return self._column(name).astype(np.int64)
         if "condition.label" in self._rows.schema.names:
             return self._column("condition.label").astype(np.int64)
         return None
@@ -301,7 +302,9 @@ class SyntheticPool(Dataset[Any], Sequence[Any]):
         digest = hashlib.sha256()
         for name in self._provenance_columns():
             if name in ("index", "seed") or name.startswith("condition."):
-                digest.update(f"{name}:".encode() + np.ascontiguousarray(self._column(name)).tobytes())
+                column = self._column(name)
+                column = column.astype(str) if column.dtype == object else np.ascontiguousarray(column)
+                digest.update(f"{name}:".encode() + column.tobytes())
         for start in range(0, len(self), _CHUNK):
             positions = np.arange(start, min(start + _CHUNK, len(self)))
             rows = positions if self._order is None else self._order[positions].astype(np.int64)

@@ -18,6 +18,7 @@ from lightning_synth.errors import PoolError
 from lightning_synth.pool.arrow import ITEM_PREFIX
 from lightning_synth.pool.files import naming_file, sha256_file, sync_and_move
 from lightning_synth.pool.manifest import METADATA_KEY
+from lightning_synth.requests import Strings
 from lightning_synth.schema import get_domain, to_arrow
 from lightning_synth.schema.arrow import FIELDS_KEY, read_fields
 
@@ -50,7 +51,10 @@ def to_table(samples: Samples, generation: int = 1) -> pa.Table:
     columns.update({f"condition.{name}": value for name, value in samples.condition.items()})
     columns.update({f"score.{name}": value.float() for name, value in samples.score.items()})
     columns["accepted"] = samples.accepted.bool()
-    arrays = {name: pa.array(value.detach().numpy()) for name, value in columns.items()}
+    arrays = {
+        name: pa.array(value.tolist() if isinstance(value, Strings) else value.detach().numpy())
+        for name, value in columns.items()
+    }
     arrays["is_synthetic"] = pa.array(np.ones(rows, dtype=bool))
     arrays["generation"] = pa.array(np.full(rows, generation, dtype=np.int16))
     payload = {name: table[name] for name in table.schema.names}

@@ -21,6 +21,8 @@ class Domain(ABC):
     name: ClassVar[str]
     #: Schema entries in which two sources must agree before they may be mixed.
     structure: ClassVar[tuple[str, ...]]
+    #: Fields that an item may lack or have on its own: `collate` fills them in.
+    optional: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def describe(self, items: Items, **known: Any) -> Schema:

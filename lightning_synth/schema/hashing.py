@@ -14,7 +14,8 @@ from lightning_synth.schema.base import Domain
 
 #: Hashes kept in a fingerprint; larger training sets keep the smallest ones (a bottom-k sketch).
 MAX_HASHES = 1 << 16
-_IGNORED = ("is_synthetic", "weight", "train_mask", "val_mask", "test_mask")
+# What a training batch adds to an item is none of its content.
+_IGNORED = ("is_synthetic", "weight", "target_weight", "train_mask", "val_mask", "test_mask")
 
 
 def _digest(parts: Sequence[bytes]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from lightning_synth.discrete_flow import PosteriorSampler, RateSampler, Sampler
 from lightning_synth.errors import ConfigError
 from lightning_synth.graphs import Attributes, DenseGraphs, NodeCounts, graph_batch
 from lightning_synth.nn import ConditionEmbedding, owned_dropout, sinusoidal
-from lightning_synth.plugins.graph.graph_transformer import GraphTransformer, Pairs
+from lightning_synth.plugins.graph.graph_transformer import Belief, GraphTransformer, Pairs, WalkFeatures
 from lightning_synth.requests import KeyedRNG, SampleRequests
 from lightning_synth.schema import get_domain
 
@@ -52,6 +53,7 @@ class DeFoG(AveragedGenerator):
             (that of DiGress, slow).
         rrwp_steps: Powers of the random walk among the input features.
         dropout: Share of node features dropped in training.
+        self_conditioning: The network also sees its last prediction; in training half of the time, from a pass before.
         edge_loss_weight: Weight of the cross-entropy of pairs; that of nodes has 1.
         train_distortion: Of the training times (`lightning_synth.discrete_flow.distort`).
         num_steps: Steps of the sampler; None is 50, or 500 for ``"digress"``.
@@ -84,6 +86,8 @@ class DeFoG(AveragedGenerator):
 
     prior_x: Tensor
     prior_e: Tensor
+    condition: Any
+    sizes: Any
 
     def __init__(
         self,
@@ -98,6 +102,7 @@ class DeFoG(AveragedGenerator):
         attention: str = "edge_bias",
         rrwp_steps: int = 12,
         dropout: float = 0.1,
+        self_conditioning: bool = False,
         edge_loss_weight: float = 5.0,
         train_distortion: str = "identity",
         num_steps: int | None = None,
@@ -127,6 +132,7 @@ class DeFoG(AveragedGenerator):
             attention=attention,
             rrwp_steps=rrwp_steps,
             dropout=dropout,
+            self_conditioning=self_conditioning,
             edge_loss_weight=edge_loss_weight,
             train_distortion=train_distortion,
             num_steps=num_steps,
@@ -146,14 +152,32 @@ class DeFoG(AveragedGenerator):
         self.node_types = max(int(schema.get("num_node_types") or 0), 1)
         self.edge_types = 1 + max(int(schema.get("num_edge_types") or 0), 1)
         self.max_nodes = int(schema["max_nodes"])
-        names = ("num_layers", "d_node", "d_edge", "d_graph", "heads", "attention", "rrwp_steps", "dropout")
-        self.network = GraphTransformer(self.node_types, self.edge_types, **{name: p[name] for name in names})
-        self.condition = ConditionEmbedding(schema, int(p["d_graph"]))
+        names = ("num_layers", "d_node", "d_edge", "d_graph", "heads", "attention", "dropout", "self_conditioning")
+        self.network = GraphTransformer(
+            self.node_types, self.edge_types, **{name: p[name] for name in names}, **self.network_options(schema)
+        )
+        self.build_conditions(schema)
         self.time = nn.Linear(int(p["d_graph"]) + 2, int(p["d_graph"]))
-        self.sizes, self.attributes = NodeCounts(schema), Attributes(schema)
         self.register_buffer("prior_x", torch.full((self.node_types,), 1 / self.node_types))
         self.register_buffer("prior_e", torch.full((self.edge_types,), 1 / self.edge_types))
         super().build(schema)
+
+    def build_conditions(self, schema: dict[str, Any]) -> None:
+        """Make the embedding of conditions, and the laws of what is drawn before and after the graph.
+
+        Args:
+            schema: Of the training items.
+        """
+        self.condition = ConditionEmbedding(schema, int(self.hparams["d_graph"]))
+        self.sizes, self.attributes = NodeCounts(schema), Attributes(schema)
+
+    def network_options(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """Options of the network that are not hyper-parameters.
+
+        Args:
+            schema: Of the training items.
+        """
+        return {"features": WalkFeatures(int(self.hparams["rrwp_steps"]))}
 
     def setup(self, stage: str) -> None:
         """Before a fit: count sizes and types."""
@@ -169,6 +193,14 @@ class DeFoG(AveragedGenerator):
         """
         self.sizes.fit(items)
         self.attributes.fit(items)
+        self.fit_priors(items)
+
+    def fit_priors(self, items: Sequence[Any]) -> None:
+        """Set what types are noised towards.
+
+        Args:
+            items: Training graphs.
+        """
         if self.hparams["prior"] == "marginal":
             nodes, edges = self._type_counts(items)
             self.prior_x.copy_((nodes + 1e-3) / (nodes + 1e-3).sum())
@@ -200,15 +232,76 @@ class DeFoG(AveragedGenerator):
         t = self.training_times(len(dense), rng)
         x_t = noise(x1, t[:, None].expand_as(x1), self.prior_x, rng.uniform(x1.shape), rng.uniform(x1.shape))
         e_t = noise(e1, t[pairs.graph], self.prior_e, rng.uniform(e1.shape), rng.uniform(e1.shape))
-        condition = get_domain(self._ready_schema()).conditions(batch, self._ready_schema())
-        condition[KEEP] = rng.uniform((len(dense),)) >= self.hparams["condition_dropout"]
+        condition = self.embed_batch(batch, rng)
         with owned_dropout(rng):
-            nodes, edges = self.network(x_t, e_t, self.embed(t, dense.mask, condition), pairs)
+            belief = None
+            if self.hparams["self_conditioning"] and bool(rng.fork("belief").bernoulli(0.5)):
+                with torch.no_grad():
+                    belief = laws(self.denoise(x_t, e_t, t, pairs, condition))
+            nodes, edges = self.denoise(x_t, e_t, t, pairs, condition, belief)
         losses = {"edges": F.cross_entropy(edges.float(), e1) if len(pairs) else edges.sum()}
         if self.node_types > 1:
             losses["nodes"] = F.cross_entropy(nodes[dense.mask].float(), x1[dense.mask])
         weighted = self.hparams["edge_loss_weight"] * losses["edges"] + losses.get("nodes", 0.0)
-        return {"loss": weighted, **losses}
+        more = self.more_losses(condition, pairs)
+        return {"loss": sum(more.values(), weighted), **losses, **more}
+
+    def more_losses(self, condition: Tensor, pairs: Pairs) -> dict[str, Tensor]:
+        """Losses of a subclass beside those of the types.
+
+        Args:
+            condition: (graphs, d_graph), embedded conditions.
+            pairs: Of the clean graphs.
+        """
+        return {}
+
+    def embed_batch(self, batch: Any, rng: KeyedRNG) -> Tensor:
+        """Embed the conditions of training graphs, some of them hidden.
+
+        Args:
+            batch: Of the DataModule.
+            rng: Scalar-seeded.
+
+        Returns:
+            (graphs, d_graph).
+        """
+        condition = get_domain(self._ready_schema()).conditions(batch, self._ready_schema())
+        condition[KEEP] = rng.uniform((int(batch.num_graphs),)) >= self.hparams["condition_dropout"]
+        embedded: Tensor = self.condition(condition, int(batch.num_graphs))
+        return embedded
+
+    def embed_requests(self, requests: SampleRequests) -> tuple[Tensor, Tensor]:
+        """Embed what is asked for, and that nothing is.
+
+        Args:
+            requests: Rows wanted.
+
+        Returns:
+            Twice (rows, d_graph).
+        """
+        asked = self.condition(requests.condition, len(requests))
+        return asked, torch.zeros_like(asked)
+
+    def denoise(
+        self, x: Tensor, e: Tensor, t: Tensor, pairs: Pairs, condition: Tensor, belief: Belief | None = None
+    ) -> Belief:
+        """Predict the clean types.
+
+        Args:
+            x: int64 (graphs, n), noisy node types.
+            e: int64 (pairs,), noisy edge types.
+            t: (graphs,), times.
+            pairs: Of the graphs.
+            condition: (graphs, d_graph), embedded conditions.
+            belief: The last prediction, if there is one.
+
+        Returns:
+            Logits (graphs, n, node types) and (pairs, edge types).
+        """
+        size = pairs.mask.sum(1) / self.max_nodes
+        known = torch.cat([sinusoidal(1000 * t, int(self.hparams["d_graph"])), t[:, None], size[:, None]], 1)
+        logits: Belief = self.network(x, e, self.time(known) + condition, pairs, belief)
+        return logits
 
     def training_times(self, n: int, rng: KeyedRNG) -> Tensor:
         """Draw times in [0, 1], (n,), one in each of n equal parts: less variance than n free draws."""
@@ -218,22 +311,6 @@ class DeFoG(AveragedGenerator):
         step = (u * _DIGRESS_STEPS).floor() + 1
         levels = torch.tensor([cosine_level(s / _DIGRESS_STEPS) for s in range(_DIGRESS_STEPS + 1)], device=u.device)
         return levels[step.long().clamp(max=_DIGRESS_STEPS)]
-
-    def embed(self, t: Tensor, mask: Tensor, condition: dict[str, Tensor]) -> Tensor:
-        """Embed time, size and conditions.
-
-        Args:
-            t: (graphs,) in [0, 1].
-            mask: bool (graphs, n).
-            condition: Name to tensor (graphs,).
-
-        Returns:
-            (graphs, d_graph).
-        """
-        size = mask.sum(1) / self.max_nodes
-        known = torch.cat([sinusoidal(1000 * t, int(self.hparams["d_graph"])), t[:, None], size[:, None]], 1)
-        embedded: Tensor = self.time(known) + self.condition(condition, len(t))
-        return embedded
 
     # Sampling ------------------------------------------------------------------------------------------------------
 
@@ -264,26 +341,59 @@ class DeFoG(AveragedGenerator):
         sampler = sampler or self._sampler_with({name: value for name, value in given.items() if value is not None})
         scale = float(self.hparams["guidance_scale"] if guidance_scale is None else guidance_scale)
         counts = self._counts(requests, rng, num_nodes)
+        batch = self.walk(requests, rng, counts, sampler, scale, constraint=constraint)
+        return self.attributes.attach(batch, requests, rng)
+
+    def walk(
+        self,
+        requests: SampleRequests,
+        rng: KeyedRNG,
+        counts: Tensor,
+        sampler: Sampler,
+        guidance_scale: float,
+        *,
+        constraint: Constraint | None = None,
+        known: Known | None = None,
+        start: DenseGraphs | None = None,
+        since: float = 0.0,
+    ) -> Any:
+        """Walk to graphs, those of like size together.
+
+        Args:
+            requests: One row a graph.
+            rng: One seed a row.
+            counts: int64 (rows,), sizes.
+            sampler: Says how.
+            guidance_scale: 0 ignores the conditions, 1 follows them plainly.
+            constraint: That every graph must meet.
+            known: What the graphs must contain.
+            start: Noisy graphs to start from; None draws them from the prior.
+            since: Time of ``start``.
+
+        Returns:
+            PyG ``Batch``.
+        """
         x = torch.zeros(len(requests), self.max_nodes, dtype=torch.int64, device=self.device)
         found = []
         with self.averaged_weights():
+            conditions = self.embed_requests(requests)
             for rows in _like_sizes(counts):
-                walk = _Walk(self, requests[rows], rng[rows], counts[rows], scale, constraint)
-                nodes, edges = walk.run(sampler)
+                part = tuple(embedded[rows] for embedded in conditions)
+                walk = Walk(self, rng[rows], counts[rows], part, guidance_scale, constraint, known and known[rows])
+                nodes, edges = walk.run(sampler, start and start[rows], since)
                 x[rows, : walk.pairs.n] = nodes
                 there, pairs = edges > 0, walk.pairs
                 ends = torch.stack([pairs.row, pairs.col, rows[pairs.graph], edges - 1])
                 found.append(ends[:, there])
         row, col, owner, kind = torch.cat(found, 1)
         schema, real = self._ready_schema(), torch.arange(self.max_nodes, device=self.device) < counts[:, None]
-        batch = graph_batch(
+        return graph_batch(
             counts,
             torch.stack([row, col]),
             owner,
             x=x[real] if schema.get("num_node_types") else None,
             edge_attr=kind if schema.get("num_edge_types") else None,
         )
-        return self.attributes.attach(batch, requests, rng)
 
     def _sampler_with(self, changes: dict[str, Any]) -> Sampler:
         sampler = self.sampler
@@ -296,7 +406,8 @@ class DeFoG(AveragedGenerator):
     ) -> Tensor:
         """Sizes asked for (row i gets entry i modulo their number), or drawn."""
         if num_nodes is None:
-            return self.sizes.draw(requests, rng)
+            drawn: Tensor = self.sizes.draw(requests, rng)
+            return drawn
         values = torch.as_tensor(num_nodes, device=self.device).long().reshape(-1)
         if int(values.min()) < 1 or int(values.max()) > self.max_nodes:
             raise ConfigError(
@@ -306,36 +417,97 @@ class DeFoG(AveragedGenerator):
         return values[requests.index % len(values)]
 
 
-class _Walk:
+@dataclass(frozen=True)
+class Known:
+    """The part of each graph that is given (inpainting), at the padding of the largest graph.
+
+    Args:
+        x: int64 (graphs, n), node types.
+        e: int64 (graphs, n, n), edge types; 0 is no edge.
+        fixed_x: bool (graphs, n), True where ``x`` is given.
+        fixed_e: bool (graphs, n, n), True where ``e`` is given, be it that there is no edge.
+    """
+
+    x: Tensor
+    e: Tensor
+    fixed_x: Tensor
+    fixed_e: Tensor
+
+    def __getitem__(self, rows: Tensor) -> Known:
+        """Return some rows."""
+        return Known(self.x[rows], self.e[rows], self.fixed_x[rows], self.fixed_e[rows])
+
+
+def laws(logits: Belief) -> Belief:
+    """Turn logits of node and edge types into probabilities."""
+    return logits[0].float().softmax(-1), logits[1].float().softmax(-1)
+
+
+class Walk:
     """Graphs of like size on their way from the prior to the data.
 
     Draws are laid out for the largest possible graph, so that they do not depend on who else is in the batch.
+
+    Args:
+        model: That predicts.
+        rng: One seed a row.
+        counts: int64 (graphs,), sizes.
+        conditions: Of `DeFoG.embed_requests`.
+        guidance_scale: 0 ignores the conditions, 1 follows them plainly.
+        constraint: That every graph must meet.
+        known: What each graph must contain.
     """
 
     def __init__(
         self,
         model: DeFoG,
-        requests: SampleRequests,
         rng: KeyedRNG,
         counts: Tensor,
+        conditions: tuple[Tensor, ...],
         guidance_scale: float,
-        constraint: Constraint | None,
+        constraint: Constraint | None = None,
+        known: Known | None = None,
     ) -> None:
         self.model, self.rng, self.scale, self.constraint = model, rng, guidance_scale, constraint
         mask = torch.arange(int(counts.max()), device=counts.device) < counts[:, None]
         self.mask, self.pairs = mask, Pairs(mask)
-        self.condition = {name: value.to(counts.device) for name, value in requests.condition.items()}
+        self.asked, self.free = conditions if guidance_scale else (conditions[1], conditions[1])
+        self.guided = guidance_scale != 1.0 and not torch.equal(self.asked, self.free)
         total, row, col = model.max_nodes, self.pairs.row, self.pairs.col
         self.place = row * (2 * total - row - 1) // 2 + col - row - 1
+        self._fix(known)
 
-    def run(self, sampler: Sampler) -> tuple[Tensor, Tensor]:
-        """Return node types (graphs, n) and edge types (pairs,)."""
-        model, times = self.model, sampler.times()
-        start_x, start_e = model.prior_x.expand(*self.mask.shape, -1), model.prior_e.expand(len(self.pairs), -1)
-        x, e = self._draw(start_x, start_e, 0)
-        e = self._project(torch.zeros_like(e), e, start_e, 0)
+    def _fix(self, known: Known | None) -> None:
+        """Lay out which variables are given, and their values."""
+        pairs, mask = self.pairs, self.mask
+        self.fixed_x, self.value_x = torch.zeros_like(mask), torch.zeros_like(mask, dtype=torch.int64)
+        self.fixed_e, self.value_e = torch.zeros_like(pairs.graph, dtype=torch.bool), torch.zeros_like(pairs.graph)
+        if known is not None:
+            n = pairs.n
+            self.fixed_x, self.value_x = known.fixed_x[:, :n], known.x[:, :n]
+            self.fixed_e, self.value_e = pairs.at_upper(known.fixed_e[:, :n, :n]), pairs.at_upper(known.e[:, :n, :n])
+
+    def run(self, sampler: Sampler, start: DenseGraphs | None = None, since: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Walk to the data.
+
+        Args:
+            sampler: Says how.
+            start: Noisy graphs to start from; None draws them from the prior.
+            since: Time of ``start``.
+
+        Returns:
+            Node types (graphs, n) and edge types (pairs,).
+        """
+        model, times = self.model, [since, *(t for t in sampler.times() if t > since)]
+        p_x, p_e = model.prior_x.expand(*self.mask.shape, -1), model.prior_e.expand(len(self.pairs), -1)
+        if start is None:
+            x, e = self._draw(p_x, p_e, 0)
+            e = self._project(torch.zeros_like(e), e, p_e, 0)
+        else:
+            x, e = start.x[:, : self.pairs.n], self.pairs.at_upper(start.e[:, : self.pairs.n, : self.pairs.n])
+        belief = None
         for step, (t, t_next) in enumerate(pairwise(times), start=1):
-            p_x, p_e = law_x, law_e = self.predict(x, e, t)
+            p_x, p_e = law_x, law_e = belief = self.predict(x, e, t, belief)
             if t_next < 1:
                 law_x = sampler.step(p_x, x, t, t_next, model.prior_x)
                 law_e = sampler.step(p_e, e, t, t_next, model.prior_e)
@@ -343,26 +515,27 @@ class _Walk:
             e = self._project(e, proposed, p_e, step)
         return x.masked_fill(~self.mask, 0), self._complete(e, p_e)
 
-    def predict(self, x: Tensor, e: Tensor, t: float) -> tuple[Tensor, Tensor]:
+    def predict(self, x: Tensor, e: Tensor, t: float, belief: Belief | None) -> Belief:
         """Laws of the clean types; with guidance p ~ p_cond^w p_uncond^(1 - w), in the last step too."""
-        logits = self._logits(x, e, t, True)
-        if self.scale != 1.0 and self.condition:
-            free = self._logits(x, e, t, False)
-            logits = tuple(u + self.scale * (c - u) for c, u in zip(logits, free, strict=True))
-        return logits[0].softmax(-1), logits[1].softmax(-1)
+        logits = self._logits(x, e, t, self.asked, belief)
+        if self.guided:
+            free = self._logits(x, e, t, self.free, belief)
+            logits = free[0] + self.scale * (logits[0] - free[0]), free[1] + self.scale * (logits[1] - free[1])
+        p_x, p_e = laws(logits)
+        p_x = torch.where(self.fixed_x[..., None], F.one_hot(self.value_x, p_x.shape[-1]), p_x)
+        return p_x, torch.where(self.fixed_e[:, None], F.one_hot(self.value_e, p_e.shape[-1]), p_e)
 
-    def _logits(self, x: Tensor, e: Tensor, t: float, keep: bool) -> tuple[Tensor, ...]:
+    def _logits(self, x: Tensor, e: Tensor, t: float, condition: Tensor, belief: Belief | None) -> Belief:
         times = torch.full((len(x),), t, device=x.device)
-        kept = torch.full((len(x),), keep, device=x.device)
-        graph = self.model.embed(times, self.mask, {**self.condition, KEEP: kept})
-        return tuple(part.float().log_softmax(-1) for part in self.model.network(x, e, graph, self.pairs))
+        nodes, edges = self.model.denoise(x, e, times, self.pairs, condition, belief)
+        return nodes.float().log_softmax(-1), edges.float().log_softmax(-1)
 
     def _draw(self, law_x: Tensor, law_e: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        e = draw(law_e, self._uniform("pairs", step))
+        e = torch.where(self.fixed_e, self.value_e, draw(law_e, self._uniform("pairs", step)))
         if self.model.node_types == 1:
             return torch.zeros_like(self.mask, dtype=torch.int64), e
         v = self.rng.fork("nodes").uniform((self.model.max_nodes,), step=step)[:, : self.pairs.n]
-        return draw(law_x, v).masked_fill(~self.mask, 0), e
+        return torch.where(self.fixed_x, self.value_x, draw(law_x, v).masked_fill(~self.mask, 0)), e
 
     def _uniform(self, stream: str, step: int) -> Tensor:
         """A uniform number for each pair, (pairs,)."""

@@ -124,6 +124,38 @@ def _cycles(a: Tensor, degree: Tensor) -> Tensor:
     return (torch.stack([three, four, five], 1) / 10).clamp(max=1)
 
 
+#: Laws that the network gave at the last step: of node types (graphs, n, K) and of edge types (pairs, K).
+Belief = tuple[Tensor, Tensor]
+
+
+class WalkFeatures(nn.Module):
+    """Input features beside the types: those of `structure_features`. A subclass may add to them.
+
+    Args:
+        steps: Powers of the random walk.
+    """
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+        #: Features of a node, a pair and the graph.
+        self.sizes = (steps + 1, 2 * steps - 2, 3)
+
+    def forward(self, x: Tensor, e: Tensor, pairs: Pairs, belief: Belief) -> tuple[Tensor, Tensor, Tensor]:
+        """Describe a noisy graph.
+
+        Args:
+            x: int64 (graphs, n), node types.
+            e: int64 (pairs,), edge types; 0 is no edge.
+            pairs: Of the batch.
+            belief: Zero where there is none; it gives the features their dtype.
+
+        Returns:
+            (graphs, n, a), (pairs, b) and (graphs, c), with a, b, c as in ``sizes``.
+        """
+        return structure_features(pairs.dense((e > 0).to(belief[0].dtype)), pairs.mask, pairs, self.steps)
+
+
 class FiLM(nn.Module):
     """Layer norm whose scale and shift follow the graph stream; starts as a plain layer norm."""
 
@@ -278,6 +310,10 @@ class GraphTransformer(nn.Module):
         attention: ``"edge_bias"``, ``"cayley"``, or ``"per_channel"``.
         rrwp_steps: Powers of the random walk (`structure_features`).
         dropout: Share of node features dropped.
+        self_conditioning: The network also sees its last prediction (Chen et al. 2023, arXiv 2208.04202).
+        features: Input features beside the types; None for `WalkFeatures`.
+        graph_at_input: Nodes and pairs get the graph stream added at the input, not through the norms of the rounds
+            alone.
 
     Raises:
         ConfigError: If the attention is unknown or the heads do not divide ``d_node``.
@@ -303,6 +339,9 @@ class GraphTransformer(nn.Module):
         attention: str = "edge_bias",
         rrwp_steps: int = 12,
         dropout: float = 0.1,
+        self_conditioning: bool = False,
+        features: WalkFeatures | None = None,
+        graph_at_input: bool = False,
     ) -> None:
         super().__init__()
         if attention not in ATTENTION:
@@ -311,14 +350,17 @@ class GraphTransformer(nn.Module):
             raise ConfigError(f"d_node={d_node} is not divisible by heads={heads}")
         if rrwp_steps < 2:
             raise ConfigError(f"rrwp_steps must be at least 2, got {rrwp_steps}")
-        self.node_types, self.edge_types, self.rrwp_steps = node_types, edge_types, rrwp_steps
+        self.node_types, self.edge_types, self.self_conditioning = node_types, edge_types, self_conditioning
+        self.features = features or WalkFeatures(rrwp_steps)
+        copies, (of_node, of_pair, of_graph) = 1 + self_conditioning, self.features.sizes
         self.node_in = nn.Sequential(
-            nn.Linear(node_types + rrwp_steps + 1, d_node), nn.ReLU(), nn.Linear(d_node, d_node)
+            nn.Linear(copies * node_types + of_node, d_node), nn.ReLU(), nn.Linear(d_node, d_node)
         )
         self.edge_in = nn.Sequential(
-            nn.Linear(edge_types + 2 * rrwp_steps - 2, d_edge), nn.ReLU(), nn.Linear(d_edge, d_edge)
+            nn.Linear(copies * edge_types + of_pair, d_edge), nn.ReLU(), nn.Linear(d_edge, d_edge)
         )
-        self.graph_in = nn.Sequential(nn.Linear(d_graph + 3, d_graph), nn.ReLU(), nn.Linear(d_graph, d_graph))
+        self.graph_in = nn.Sequential(nn.Linear(d_graph + of_graph, d_graph), nn.ReLU(), nn.Linear(d_graph, d_graph))
+        self.graph_at_input = nn.Linear(d_graph, d_node + d_edge) if graph_at_input else None
         self.layers = nn.ModuleList(
             Layer(d_node, d_edge, d_graph, heads, attention, dropout) for _ in range(num_layers)
         )
@@ -327,7 +369,9 @@ class GraphTransformer(nn.Module):
         # With a single type there is nothing to predict.
         self.node_out = nn.Sequential(nn.LayerNorm(d_node), nn.Linear(d_node, node_types)) if node_types > 1 else None
 
-    def forward(self, x: Tensor, e: Tensor, graph: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, e: Tensor, graph: Tensor, pairs: Pairs, belief: Belief | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Predict the clean types.
 
         Args:
@@ -335,15 +379,22 @@ class GraphTransformer(nn.Module):
             e: int64 (pairs,), noisy edge types; 0 is no edge.
             graph: (graphs, d_graph), embedding of time, size and conditions.
             pairs: Of the batch.
+            belief: The last prediction, if there is one.
 
         Returns:
             Logits (graphs, n, node_types) and (pairs, edge_types).
         """
-        adjacency = pairs.dense((e > 0).to(graph.dtype))
-        nodes, edges, cycles = structure_features(adjacency, pairs.mask, pairs, self.rrwp_steps)
-        h = self.node_in(torch.cat([F.one_hot(x, self.node_types).to(graph.dtype), nodes], -1))
-        w = self.edge_in(torch.cat([F.one_hot(e, self.edge_types).to(graph.dtype), edges], -1))
+        types = F.one_hot(x, self.node_types).to(graph.dtype), F.one_hot(e, self.edge_types).to(graph.dtype)
+        last = belief if belief is not None else (torch.zeros_like(types[0]), torch.zeros_like(types[1]))
+        nodes, edges, cycles = self.features(x, e, pairs, last)
+        seen = zip(types, last, strict=True) if self.self_conditioning else ((part,) for part in types)
+        given_nodes, given_edges = seen
+        h = self.node_in(torch.cat([*given_nodes, nodes], -1))
+        w = self.edge_in(torch.cat([*given_edges, edges], -1))
         y = self.graph_in(torch.cat([graph, cycles], -1))
+        if self.graph_at_input is not None:
+            to_nodes, to_edges = self.graph_at_input(y).split((h.shape[-1], w.shape[-1]), -1)
+            h, w = h + to_nodes[:, None], w + to_edges[pairs.graph]
         for layer in self.layers:
             h, w, y = layer(h, w, y, pairs)
         w = self.edge_norm(w + pairs.ends(self.last_edges(h)))

@@ -213,7 +213,7 @@ class FaultSimulator(WindowResampler):
 
     def _shaft_speed(self, requests: SampleRequests, batch: Mapping[str, Tensor], rng: KeyedRNG) -> Tensor:
         """Shaft speed in Hz (rows,): as asked, else of the healthy window, else the fixed one."""
-        rpm = requests.condition.get("rpm", batch.get("rpm"))
+        rpm: Tensor | None = requests.condition.get("rpm", batch.get("rpm"))
         if self.hparams.rpm is not None and "rpm" not in requests.condition:
             rpm = torch.full((len(rng),), float(self.hparams.rpm), device=rng.device)
         if rpm is None:

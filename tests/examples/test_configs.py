@@ -16,6 +16,7 @@ def test_no_config_is_forgotten():
     found = {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")}
     covered = {"fit_fault_diffusion.yaml", "generate.yaml", "fit_classifier.yaml"}
     covered |= {f"diffusion_ts/{name}.yaml" for name in ("stocks", "etth", "energy")}
+    covered |= {"study/sequence_augmentation.yaml"}
     assert found == covered | {"study/demo.yaml", "study/tep.yaml", "study/cwru.yaml", "study/graphs.yaml"}
 
 
@@ -75,4 +76,20 @@ def test_the_studies_of_real_data(name, tmp_path, data_root):
             where[key] = str(data_root / Path(where[key]).relative_to("../shared/data"))
     path.write_text(yaml.safe_dump(config))
     main(["study", "-c", str(path)])
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_the_study_of_sequences(tmp_path):
+    """Every arm, on 60 users who walk through 20 items."""
+    config = yaml.safe_load((CONFIGS / "study" / "sequence_augmentation.yaml").read_text())
+    lines = (" ".join(str(1 + (7 * u + i) % 20) for i in range(5 + u % 9)) for u in range(60))
+    (tmp_path / "users.txt").write_text("\n".join(f"{u + 1} {line}" for u, line in enumerate(lines)))
+    small = {"sasrec": {"dim": 4}, "gru4rec": {"dim": 4}, "sequential_rules": {}}
+    config["data"]["init_args"]["source"] = str(tmp_path / "users.txt")
+    config.update(
+        folds=None, seeds=1, pool_size=20, generator_steps=2, downstream_steps=2, accelerator="cpu", downstream=small
+    )
+    config["out"] = str(tmp_path / "out")
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(config))
+    main(["study", "-c", str(tmp_path / "study.yaml")])
     assert (tmp_path / "out" / "report.html").exists()

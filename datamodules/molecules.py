@@ -1,0 +1,593 @@
+"""DataModule for molecules: files, lists, published sets, scaffold splits, targets with gaps, computed properties."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_synth.datamodules.base import ItemsDataModule, Splits
+from lightning_synth.datamodules.graphs import stratified_split
+from lightning_synth.datamodules.windows import draw_shots
+from lightning_synth.errors import ConfigError, DataError
+from lightning_synth.molecules.properties import compute_properties, murcko_scaffolds
+from lightning_synth.molecules.representation import BOND_TYPES, Fragments, to_smiles
+from lightning_synth.molecules.table import MoleculeItems, MoleculeTable, read_table
+
+_PARTS = ("train", "val", "test")
+_TRAIN, _VAL, _TEST, _UNUSED = 0, 1, 2, -1
+_NAMES = {"train": "training", "val": "validation", "test": "test"}
+_SHOWN = 10
+#: Molecules whose way there and back is checked when a data set is loaded.
+_CHECKED = 1000
+_MISSING = ("", "nan", "na", "n/a", "none", "null")
+
+#: Published sets: file, and how it is read. `split` names the file of test rows that the papers share.
+PRESETS: dict[str, dict[str, Any]] = {
+    "zinc250k": {"file": "zinc250k.smi", "split": "zinc250k_valid_idx.json"},
+    "qm9": {"file": "qm9_smiles_133885.csv", "split": "qm9_valid_idx.json"},
+    "qm9_orbitals": {"file": "qm9_homo_lumo_gap_clean.csv", "targets": ("homo", "lumo", "gap"), "split": "random"},
+    "moses": {"file": "moses_test.csv", "smiles": "SMILES", "split": "random"},
+    "esol": {"file": "esol.csv", "targets": ("measured log solubility in mols per litre",)},
+    "lipophilicity": {"file": "lipophilicity.csv", "targets": ("exp",)},
+    "bbbp": {"file": "bbbp.csv", "targets": ("p_np",), "task": "classification"},
+    "clintox": {"file": "clintox.csv", "targets": ("CT_TOX",), "task": "classification"},
+    "chebi20": {
+        "file": ("chebi20_validation.tsv", "chebi20_test.tsv"),
+        "smiles": "SMILES",
+        "text": "description",
+        "split": "file",
+    },
+}
+
+
+@dataclass
+class _Source:
+    """Molecules as they were found, and the columns beside them."""
+
+    molecules: list[Any]
+    targets: np.ndarray
+    text: list[str] | None = None
+    file: np.ndarray | None = None
+
+
+class MoleculeDataModule(ItemsDataModule):
+    """Molecules as graphs without loss, from a file, a list, or RDKit's own NCI set.
+
+    What was read, left out and cut is printed when the data are loaded. Atom types are those of the training molecules;
+    validation and test molecules with others are left out, with a warning that counts. Equal molecules (by SMILES
+    without stereochemistry) are on one side of a drawn split.
+
+    Args:
+        source: Path of a csv, tsv, parquet, smi (also .txt: SMILES first on each line), or sdf file; several paths; a
+            list of SMILES or of RDKit molecules; a pandas or polars frame; or ``"nci"``, 5,000 molecules that come
+            with RDKit.
+        split: ``scaffold``: whole Bemis-Murcko scaffolds, the most frequent ones in training; ``random_scaffold``:
+            scaffolds in random order; ``random``; ``file``: the last of several files tests; index lists (train, val,
+            test), also as a dict, by row of the source; or a JSON file with such a dict or a list of test rows.
+        batch_size: Molecules in a batch of one process.
+        targets: Numeric columns (SDF: properties); empty cells are missing, NaN in ``y``.
+        smiles: Column of the SMILES.
+        text: Column of a description, kept as ``text``.
+        properties: Properties to compute, see `lightning_synth.molecules.properties.property_function`; they follow the
+            targets in ``y``.
+        task: ``regression``: all targets are columns of ``y``. ``classification``: the one target is a class (numbers
+            or words) and becomes ``label``; rows without it are left out.
+        fractions: Of training, validation and test, for drawn splits.
+        fragments: Of molecules in several parts, such as salts: keep the ``largest``, ``keep`` all, or ``raise``.
+        invalid: ``skip`` unreadable molecules with a warning that lists their rows, or ``raise``. If more than half
+            are unreadable it is an error.
+        duplicates: ``keep`` molecules that occur again (those on both sides of a given split are counted in a
+            warning), or ``drop`` all but the first; then test molecules go first, so that they leave training.
+        unknown: ``drop`` or ``raise``: validation and test molecules with atom types that training lacks.
+        max_atoms: Largest molecule allowed, in heavy atoms; None for no limit.
+        oversize: ``drop`` larger ones with a warning that counts, or ``error``.
+        atom_types: A vocabulary; None takes that of the training molecules.
+        shots: Training molecules a class, or in all without classes; None for all.
+        draw: Which shots, and which molecules ``imbalance`` keeps.
+        imbalance: Class name to how many training molecules of it to keep: a number, or a share.
+        processes: Worker processes that read many molecules; None: one a processor.
+        num_workers: Worker processes of each loader.
+        seed: Order of training batches, and drawn splits.
+
+    Example:
+        >>> data = MoleculeDataModule(["CC", "CCC", "C=C", "CCCC"], split="random", fractions=(0.5, 0.25, 0.25))
+        >>> data.schema["domain"], [len(data.train_items()), len(data.val_items()), len(data.test_items())]
+        ('molecule', [2, 1, 1])
+    """
+
+    def __init__(
+        self,
+        source: Any = "nci",
+        split: str | Sequence[Any] | Mapping[str, Any] | os.PathLike[str] = "scaffold",
+        batch_size: int = 64,
+        *,
+        targets: Sequence[str] = (),
+        smiles: str = "smiles",
+        text: str | None = None,
+        properties: Sequence[str] = (),
+        task: Literal["regression", "classification"] = "regression",
+        fractions: Sequence[float] = (0.8, 0.1, 0.1),
+        fragments: Fragments = "largest",
+        invalid: Literal["skip", "raise"] = "skip",
+        duplicates: Literal["keep", "drop"] = "keep",
+        unknown: Literal["drop", "raise"] = "drop",
+        max_atoms: int | None = None,
+        oversize: Literal["drop", "error"] = "drop",
+        atom_types: Sequence[str] | None = None,
+        shots: int | None = None,
+        draw: int = 0,
+        imbalance: Mapping[Any, float] | None = None,
+        processes: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(domain="molecule", batch_size=batch_size, num_workers=num_workers, seed=seed)
+        choices = {
+            "task": (task, ("regression", "classification")),
+            "fragments": (fragments, ("largest", "keep", "raise")),
+            "invalid": (invalid, ("skip", "raise")),
+            "duplicates": (duplicates, ("keep", "drop")),
+            "unknown": (unknown, ("drop", "raise")),
+            "oversize": (oversize, ("drop", "error")),
+        }
+        for name, (value, allowed) in choices.items():
+            if value not in allowed:
+                raise ConfigError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        targets = (targets,) if isinstance(targets, str) else tuple(targets)
+        if task == "classification" and len(targets) != 1:
+            raise ConfigError(f"a classification needs one target, got {len(targets)}: {list(targets)}")
+        if imbalance and task != "classification":
+            raise ConfigError("imbalance keeps a part of a class; it needs task='classification'")
+        self.source, self.split, self.targets, self.smiles, self.text = source, split, targets, smiles, text
+        self.properties, self.task, self.fractions, self.fragments = (
+            tuple(properties),
+            task,
+            tuple(fractions),
+            fragments,
+        )
+        self.invalid, self.duplicates, self.unknown = invalid, duplicates, unknown
+        self.max_atoms, self.oversize, self.atom_types = max_atoms, oversize, atom_types
+        self.shots, self.draw, self.imbalance = shots, draw, imbalance
+        self.processes = processes or os.cpu_count() or 1
+
+    @classmethod
+    def from_csv(
+        cls,
+        path: str | os.PathLike[str],
+        smiles: str = "smiles",
+        targets: Sequence[str] = (),
+        split: Any = "scaffold",
+        **options: Any,
+    ) -> MoleculeDataModule:
+        r"""Read a table of molecules.
+
+        Args:
+            path: A csv, tsv or parquet file with a header.
+            smiles: Column of the SMILES.
+            targets: Numeric columns.
+            split: As the class.
+            **options: Of the class.
+
+        Example:
+            >>> import tempfile
+            >>> path = Path(tempfile.mkdtemp()) / "boiling.csv"
+            >>> _ = path.write_text("smiles,kelvin\nCCO,351\nCO,338\nCCC,\n")
+            >>> data = MoleculeDataModule.from_csv(path, targets=["kelvin"], split=([0, 1, 2], [], []))
+            >>> [round(float(item.y)) if item.y == item.y else None for item in data.train_items()]
+            [351, 338, None]
+        """
+        return cls(path, split, targets=targets, smiles=smiles, **options)
+
+    @classmethod
+    def preset(cls, name: str, root: str | os.PathLike[str], **options: Any) -> MoleculeDataModule:
+        """Read a published set with its usual columns and split.
+
+        Args:
+            name: ``zinc250k`` and ``qm9`` (test rows of GDSS, https://github.com/harryjo97/GDSS), ``qm9_orbitals``
+                (HOMO, LUMO, gap), ``moses``, ``esol``, ``lipophilicity``, ``bbbp``, ``clintox`` (scaffold splits),
+                ``chebi20`` (descriptions).
+            root: Folder of the files.
+            **options: Of the class; they win over those of the preset.
+
+        Raises:
+            ConfigError: If there is no such preset.
+            DataError: If a file is missing, naming it.
+        """
+        if name not in PRESETS:
+            raise ConfigError(f"no molecule set {name!r}; known: {', '.join(PRESETS)}")
+        settings = dict(PRESETS[name])
+        files = settings.pop("file")
+        if str(settings.get("split", "")).endswith(".json"):
+            settings["split"] = Path(root) / settings["split"]
+        settings = {**settings, **options}
+        paths = [Path(root) / file for file in ([files] if isinstance(files, str) else files)]
+        wanted = [*paths, settings["split"]] if isinstance(settings.get("split"), os.PathLike) else paths
+        for path in wanted:
+            if not Path(path).is_file():
+                raise DataError(f"{name!r} needs the file {path}, which is not there; nothing is downloaded")
+        return cls(paths[0] if len(paths) == 1 else paths, **settings)
+
+    # ---------------------------------------------------------------------------------------------------- loading
+
+    def load(self) -> Splits:
+        """Read, check, split and describe the molecules."""
+        source = self._read()
+        table = read_table(source.molecules, self.fragments, self.processes)
+        self._report_failures(table, len(source.molecules))
+        targets = source.targets[table.row]
+        classes, labels = self._classes(targets)
+        part = self._parts(table, source, labels)
+        part[labels == _UNUSED] = _UNUSED
+        part = self._without_large(table, part)
+        part = self._duplicates(table, part)
+        part = self._few(self._imbalanced(part, labels, classes), labels)
+        train = np.flatnonzero(part == _TRAIN)
+        if not len(train):
+            raise DataError("the split leaves 0 training molecules")
+        atom_types = list(self.atom_types or table.vocabulary(train))
+        part = self._without_unknown(table, part, atom_types)
+        names, columns = self._columns(table, targets, labels, source.text)
+        indices = (np.flatnonzero(part == code) for code in (_TRAIN, _VAL, _TEST))
+        items = [MoleculeItems(table, index, atom_types, BOND_TYPES, columns) for index in indices]
+        self._print_coverage(table, items[0], len(source.molecules))
+        known: dict[str, Any] = {
+            "atom_types": atom_types,
+            "bond_types": list(BOND_TYPES),
+            "property_names": names,
+            "targets": list(self.targets),
+            "task": self.task,
+            "several_fragments": any("." in table.smiles[i] for i in train),
+        }
+        if classes:
+            known["class_names"] = classes
+        train_items, val_items, test_items = items
+        return Splits(train_items, val_items, test_items, known)
+
+    def _read(self) -> _Source:
+        source = self.source
+        if isinstance(source, str) and source == "nci" and not Path(source).exists():
+            source = _nci_file()
+        if isinstance(source, (str, os.PathLike)):
+            return self._read_file(Path(source))
+        if isinstance(source, Sequence) and source and all(isinstance(path, os.PathLike) for path in source):
+            parts = [self._read_file(path) for path in source]
+            return _Source(
+                [molecule for part in parts for molecule in part.molecules],
+                np.concatenate([part.targets for part in parts]),
+                [text for part in parts for text in part.text or ()] if self.text else None,
+                np.repeat(np.arange(len(parts)), [len(part.molecules) for part in parts]),
+            )
+        if hasattr(source, "columns"):
+            return self._from_frame(source, "the frame")
+        molecules = list(source)
+        if not molecules:
+            raise DataError("the list of molecules is empty")
+        if self.targets or self.text:
+            raise ConfigError("targets and text are columns; a list of molecules has none: pass a frame")
+        return _Source(molecules, np.zeros((len(molecules), 0)))
+
+    def _read_file(self, path: Path) -> _Source:
+        if not path.is_file():
+            raise DataError(f"no file {path}")
+        suffix = path.suffix.lower()
+        if suffix in (".csv", ".tsv", ".parquet"):
+            return self._from_frame(_read_frame(path), str(path))
+        if suffix == ".sdf":
+            return self._from_sdf(path)
+        if suffix not in (".smi", ".txt", ".smiles"):
+            raise ConfigError(f"{path} is none of csv, tsv, parquet, smi, txt, sdf")
+        if self.targets or self.text:
+            raise ConfigError(f"{path} has SMILES only, no columns {[*self.targets, *filter(None, [self.text])]}")
+        molecules = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+        if not molecules:
+            raise DataError(f"{path} is empty")
+        return _Source(molecules, np.zeros((len(molecules), 0)))
+
+    def _from_frame(self, frame: Any, name: str) -> _Source:
+        columns = [str(column) for column in frame.columns]
+        for column in (self.smiles, *self.targets, *filter(None, [self.text])):
+            if column not in columns:
+                raise ConfigError(f"{name} has no column {column!r}; columns: {', '.join(columns)}")
+        if not len(frame):
+            raise DataError(f"{name} has 0 rows")
+        molecules = [value if isinstance(value, str) else "" for value in frame[self.smiles]]
+        if name.endswith(".tsv"):
+            # The published descriptions of molecules double every backslash of their SMILES.
+            molecules = [value.replace("\\\\", "\\") for value in molecules]
+        targets = [self._numbers(list(frame[column]), column, name) for column in self.targets]
+        text = [value if isinstance(value, str) else "" for value in frame[self.text]] if self.text else None
+        return _Source(molecules, np.stack(targets, 1) if targets else np.zeros((len(molecules), 0)), text)
+
+    def _from_sdf(self, path: Path) -> _Source:
+        from rdkit import Chem, rdBase
+
+        if not path.stat().st_size:
+            raise DataError(f"{path} is empty")
+        with rdBase.BlockLogs():
+            read = list(Chem.SDMolSupplier(str(path)))
+        cells = [[mol.GetProp(t) if mol is not None and mol.HasProp(t) else "" for mol in read] for t in self.targets]
+        for target, column in zip(self.targets, cells, strict=True):
+            if not any(column):
+                raise ConfigError(f"no molecule of {path} has the property {target!r}")
+        targets = [self._numbers(column, t, str(path)) for t, column in zip(self.targets, cells, strict=True)]
+        # An empty SMILES is listed as unreadable by `read_table`.
+        molecules = ["" if mol is None else mol for mol in read]
+        return _Source(molecules, np.stack(targets, 1) if targets else np.zeros((len(read), 0)))
+
+    def _numbers(self, cells: Sequence[Any], column: str, name: str) -> np.ndarray:
+        """Numbers of a column, NaN where empty; the words of a class column are numbered in sorted order."""
+        empty = [str(cell).strip().lower() in _MISSING for cell in cells]
+        try:
+            values = np.array([np.nan if gap else float(cell) for cell, gap in zip(cells, empty, strict=True)])
+        except ValueError:
+            if self.task == "classification":
+                names = sorted({str(cell) for cell, gap in zip(cells, empty, strict=True) if not gap})
+                self._words = names
+                return np.array([np.nan if gap else names.index(str(c)) for c, gap in zip(cells, empty, strict=True)])
+            row = next(i for i, (c, gap) in enumerate(zip(cells, empty, strict=True)) if not gap and not _is_number(c))
+            raise DataError(f"{name}, row {row}: {column!r} is {cells[row]!r}, which is no number") from None
+        if np.isinf(values).any():
+            row = int(np.isinf(values).argmax())
+            raise DataError(f"{name}, row {row}: {column!r} is infinite; leave missing values empty")
+        return values
+
+    def _classes(self, targets: np.ndarray) -> tuple[list[str], np.ndarray]:
+        """Class names and the class of every molecule; -1 where it is missing, 0 without classes."""
+        if self.task != "classification":
+            return [], np.zeros(len(targets), np.int64)
+        values = targets[:, 0]
+        found, known = np.unique(values[np.isfinite(values)]), np.isfinite(values)
+        if len(found) < 2:
+            raise DataError(f"target {self.targets[0]!r} has {len(found)} classes; a classification needs two")
+        if not known.all():
+            warnings.warn(f"{(~known).sum()} molecules have no {self.targets[0]!r}: left out", stacklevel=2)
+        labels = np.where(known, np.searchsorted(found, np.where(known, values, found[0])), _UNUSED)
+        words = getattr(self, "_words", None)
+        return [words[int(value)] if words else f"{value:g}" for value in found], labels
+
+    def _report_failures(self, table: MoleculeTable, count: int) -> None:
+        if not table.failures:
+            return
+        rows = ", ".join(str(row) for row, _ in table.failures[:_SHOWN])
+        more = ", ..." if len(table.failures) > _SHOWN else ""
+        text = (
+            f"{len(table.failures)} of {count} molecules cannot be used, rows {rows}{more} (counted from 0); "
+            f"the first: {table.failures[0][1]}"
+        )
+        if self.invalid == "raise" or 2 * len(table.failures) > count:
+            raise DataError(text)
+        warnings.warn(f"{text}: left out", stacklevel=2)
+
+    # -------------------------------------------------------------------------------------------------- splitting
+
+    def _parts(self, table: MoleculeTable, source: _Source, labels: np.ndarray) -> np.ndarray:
+        """The split of every molecule of the table: 0, 1, 2."""
+        split = self.split
+        if split in ("scaffold", "random_scaffold"):
+            scaffolds = murcko_scaffolds(table.smiles, self.processes)
+            order = None if split == "scaffold" else np.random.default_rng(self.seed)
+            return scaffold_split(scaffolds, self.fractions, order)
+        if split == "random":
+            same = np.unique(table.smiles, return_inverse=True)[1]
+            return stratified_split(np.maximum(labels, 0), self.fractions, self.seed, same)
+        if split == "file":
+            if source.file is None:
+                raise ConfigError("split='file' needs several files; the last one tests")
+            is_test = source.file == source.file.max()
+            part: np.ndarray = np.where(is_test, _TEST, _TRAIN)[table.row]
+            train = np.flatnonzero(part == _TRAIN)
+            share = self.fractions[1] / (self.fractions[0] + self.fractions[1])
+            shuffled = np.random.default_rng(self.seed).permutation(train)
+            part[shuffled[: round(share * len(train))]] = _VAL
+            return part
+        return np.asarray(_given_split(split, len(source.molecules))[table.row])
+
+    def _without_large(self, table: MoleculeTable, part: np.ndarray) -> np.ndarray:
+        large = np.flatnonzero((table.sizes > (self.max_atoms or np.inf)) & (part != _UNUSED))
+        if not len(large):
+            return part
+        counts = ", ".join(f"{(part[large] == code).sum()} {name}" for code, name in enumerate(_PARTS))
+        message = f"{len(large)} molecules have more than max_atoms={self.max_atoms} heavy atoms ({counts})"
+        if self.oversize == "error":
+            first = large[table.sizes[large].argmax()]
+            raise DataError(f"{message}, the largest is row {table.row[first]} with {table.sizes[first]}")
+        warnings.warn(f"{message}: left out", stacklevel=2)
+        part[large] = _UNUSED
+        return part
+
+    def _duplicates(self, table: MoleculeTable, part: np.ndarray) -> np.ndarray:
+        """Count, or leave out, molecules that occur again; test molecules win over validation over training."""
+        used = np.flatnonzero(part != _UNUSED)
+        order = used[np.lexsort([used, -part[used]])]
+        same = np.unique([table.smiles[i] for i in order], return_inverse=True)[1]
+        first = np.full(same.max() + 1 if len(same) else 0, -1)
+        first[same[::-1]] = order[::-1]
+        again = order[first[same] != order]
+        across = again[part[first[same][first[same] != order]] != part[again]]
+        if self.duplicates == "drop":
+            if len(again):
+                warnings.warn(
+                    f"{len(again)} molecules occur again ({len(across)} across splits): dropped", stacklevel=2
+                )
+            part[again] = _UNUSED
+        elif len(across):
+            warnings.warn(
+                f"{len(across)} molecules of training or validation are also in a later split (without "
+                f"stereochemistry; the first is row {table.row[across.min()]}): duplicates='drop' leaves them out",
+                stacklevel=2,
+            )
+        return part
+
+    def _imbalanced(self, part: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
+        for name, keep in (self.imbalance or {}).items():
+            if str(name) not in class_names:
+                raise ConfigError(f"imbalance names class {name!r}; classes: {', '.join(class_names)}")
+            label = class_names.index(str(name))
+            index = np.flatnonzero((part == _TRAIN) & (labels == label))
+            count = round(keep * len(index)) if isinstance(keep, float) and keep <= 1 else int(keep)
+            if not 1 <= count <= len(index):
+                raise ConfigError(f"imbalance keeps {count} of the {len(index)} training molecules of class {name!r}")
+            part[np.random.default_rng((self.draw, label)).permutation(index)[count:]] = _UNUSED
+        return part
+
+    def _few(self, part: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        if self.shots is None:
+            return part
+        train = np.flatnonzero(part == _TRAIN)
+        short = [int(label) for label in np.unique(labels[train]) if (labels[train] == label).sum() < self.shots]
+        if short:
+            warnings.warn(f"class {short} has fewer than {self.shots} training molecules; all are used", stacklevel=2)
+        part[train] = _UNUSED
+        part[train[draw_shots(labels[train], self.shots, self.draw)]] = _TRAIN
+        return part
+
+    def _without_unknown(self, table: MoleculeTable, part: np.ndarray, atom_types: Sequence[str]) -> np.ndarray:
+        unknown = {i: name for i, name in table.unknown(atom_types).items() if part[i] != _UNUSED}
+        if not unknown:
+            return part
+        first, names = min(unknown), ", ".join(sorted(set(unknown.values())))
+        message = (
+            f"{len(unknown)} molecules have atom types that training lacks ({names}; "
+            f"the first is row {table.row[first]}, {table.smiles[first]!r})"
+        )
+        if self.unknown == "raise" or any(part[i] == _TRAIN for i in unknown):
+            raise DataError(message)
+        warnings.warn(f"{message}: left out of validation and test", stacklevel=2)
+        part[list(unknown)] = _UNUSED
+        return part
+
+    # ------------------------------------------------------------------------------------------------- describing
+
+    def _columns(
+        self, table: MoleculeTable, targets: np.ndarray, labels: np.ndarray, text: list[str] | None
+    ) -> tuple[list[str], dict[str, Any]]:
+        """Names of the properties, and the fields of every molecule."""
+        computed = compute_properties(table.smiles, self.properties, self.processes)
+        is_class = self.task == "classification"
+        names = [*(() if is_class else self.targets), *self.properties]
+        columns: dict[str, Any] = {}
+        if names:
+            values = np.concatenate([targets[:, :0] if is_class else targets, computed], 1)
+            columns["y"] = torch.from_numpy(values).float()
+        if is_class:
+            columns["label"] = torch.from_numpy(labels)
+        if text is not None:
+            columns["text"] = [text[row] for row in table.row]
+        return names, columns
+
+    def _print_coverage(self, table: MoleculeTable, train: MoleculeItems, count: int) -> None:
+        """Say what share of the source the representation holds; checked on training molecules."""
+        rows = np.unique(np.linspace(0, len(train) - 1, min(len(train), _CHECKED)).round().astype(int))
+        checked = train[rows]
+        schema = {"atom_types": list(train._vocabulary[0]), "bond_types": list(BOND_TYPES)}
+        exact = np.mean([a == b for a, b in zip(to_smiles(checked, schema), checked.smiles, strict=True)])
+        rank_zero_info(
+            f"molecules: {len(table)} of {count} rows read ({len(table) / count:.1%}), "
+            f"{len(schema['atom_types'])} atom types, at most {table.sizes.max()} heavy atoms; "
+            f"{exact:.1%} of {len(checked)} training molecules come back exactly from their graph"
+        )
+
+
+def scaffold_split(
+    scaffolds: Sequence[str], fractions: Sequence[float] = (0.8, 0.1, 0.1), order: np.random.Generator | None = None
+) -> np.ndarray:
+    """Split whole scaffolds, the most frequent ones first, as MoleculeNet does (Wu et al. 2018, arXiv 1703.00564).
+
+    Args:
+        scaffolds: Scaffold of every molecule; those without rings (empty) count as one.
+        fractions: Of training, validation and test.
+        order: Take scaffolds in random order instead; test scaffolds are then not only the rare ones.
+
+    Returns:
+        int64 (molecules,): 0 training, 1 validation, 2 test.
+
+    Example:
+        >>> scaffold_split(["a", "b", "a", "c", "a"], (0.6, 0.2, 0.2)).tolist()
+        [0, 1, 0, 2, 0]
+    """
+    if len(fractions) != 3 or min(fractions) < 0 or not np.isclose(sum(fractions), 1) or fractions[0] <= 0:
+        raise ConfigError(f"fractions must be (train, val, test), add up to 1 and train > 0, got {fractions}")
+    _, first, group = np.unique(np.asarray(scaffolds, dtype=str), return_index=True, return_inverse=True)
+    size = np.bincount(group)
+    turn = np.lexsort([first, -size]) if order is None else order.permutation(len(size))
+    limits, total = np.cumsum(fractions)[:2] * len(scaffolds), np.zeros(3)
+    part = np.full(len(size), _TEST)
+    for number in turn:
+        if not total[_TRAIN] or total[_TRAIN] + size[number] <= limits[0]:
+            part[number] = _TRAIN
+        elif total[_TRAIN] + total[_VAL] + size[number] <= limits[1]:
+            part[number] = _VAL
+        total[part[number]] += size[number]
+    return part[group]
+
+
+def _given_split(split: Any, count: int) -> np.ndarray:
+    """A split given by rows of the source, or a JSON file of such rows."""
+    if isinstance(split, (str, os.PathLike)):
+        path = Path(split)
+        if path.suffix != ".json":
+            raise ConfigError(
+                f"no split {str(split)!r}: scaffold, random_scaffold, random, file, row lists or a JSON file"
+            )
+        if not path.is_file():
+            raise DataError(f"no file {path}")
+        split = json.loads(path.read_text())
+        if isinstance(split, dict) and not set(split) & set(_PARTS):
+            split = next(iter(split.values()))
+        if not isinstance(split, dict):
+            # The files of GDSS list test rows, partly as strings.
+            test = np.array([int(row) for row in split])
+            split = {"train": np.setdiff1d(np.arange(count), test), "test": test}
+    lists = [split.get(name, ()) for name in _PARTS] if isinstance(split, Mapping) else list(split)
+    if len(lists) != 3:
+        raise ConfigError(f"split must be three lists of rows (train, val, test), got {len(lists)}")
+    part = np.full(count, _UNUSED)
+    for code, (name, rows) in enumerate(zip(_PARTS, lists, strict=True)):
+        index = np.asarray(rows, dtype=np.int64).reshape(-1)
+        if len(index) and not 0 <= index.min() <= index.max() < count:
+            wrong = index.min() if index.min() < 0 else index.max()
+            raise ConfigError(f"split: {_NAMES[name]} names row {wrong}, but there are {count} rows")
+        twice = index[part[index] != _UNUSED]
+        if len(twice):
+            raise ConfigError(f"split: row {twice[0]} is in {_NAMES[_PARTS[part[twice[0]]]]} and in {_NAMES[name]}")
+        part[index] = code
+    return part
+
+
+def _read_frame(path: Path) -> Any:
+    import pandas as pd
+
+    if path.suffix.lower() == ".parquet":
+        return pd.read_parquet(path)
+    try:
+        return pd.read_csv(path, sep="\t" if path.suffix.lower() == ".tsv" else ",", dtype=str, keep_default_na=False)
+    except pd.errors.EmptyDataError:
+        raise DataError(f"{path} is empty") from None
+
+
+def _is_number(cell: Any) -> bool:
+    try:
+        float(cell)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _nci_file() -> Path:
+    try:
+        from rdkit import RDConfig
+    except ImportError:
+        raise ConfigError("molecules need RDKit: pip install 'lightning-synth[molecule]'") from None
+    path = Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi"
+    if not path.is_file():
+        raise DataError(f"RDKit came without {path}; pass a file or a list of SMILES")
+    return path

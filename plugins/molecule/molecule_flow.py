@@ -1,0 +1,474 @@
+"""Discrete flow matching for molecules: the graph flow network on atom and bond types that lose nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_synth.discrete_flow import Sampler, noise
+from lightning_synth.errors import ConfigError
+from lightning_synth.graphs import DenseGraphs
+from lightning_synth.molecules.conditioning import (
+    SCAFFOLD,
+    PropertyConditions,
+    Scaffold,
+    check_guidance,
+    guided,
+    parse_scaffold,
+)
+from lightning_synth.molecules.representation import BOND_TYPES, encode, to_smiles, valence_table
+from lightning_synth.plugins.graph.defog import DeFoG, Known
+from lightning_synth.plugins.graph.graph_transformer import Belief, Pairs, WalkFeatures
+from lightning_synth.requests import KeyedRNG, SampleRequests, Samples, Scored
+from lightning_synth.schema import collate
+
+if TYPE_CHECKING:
+    from lightning_synth.conditions import Condition
+    from lightning_synth.constraints import Constraint
+
+
+class MoleculeFlow(DeFoG):
+    """Molecules by discrete flow matching (DeFoG, Qin et al. 2025, arXiv 2410.04263) on a representation without loss.
+
+    Atom types hold element and charge, bonds are Kekule bonds, so a sample is a molecule as soon as no atom has more
+    bonds than its type allows. Nothing is repaired: an impossible graph stays what it is, with ``smiles`` empty. The
+    network sees the valences of the noisy molecule and its own last prediction (self-conditioning, Chen et al. 2023,
+    arXiv 2208.04202); sizes are drawn from p(n | condition), as in FreeGress (Ninniri et al. 2024, arXiv 2312.17397).
+
+    Any subset of the properties, the class and a text can be asked for: ``sample(n, condition={"logP": 2.5})``; what is
+    not named is unspecified. ``condition={"scaffold": "c1ccccc1"}`` holds the atoms and bonds of a part fixed at every
+    step, so that every sample contains it; each attachment point (``"[*]c1ccccc1"``) gets one single bond, and the
+    other atoms of the part none. ``Samples.score["has_scaffold"]`` tells which samples RDKit finds it in.
+
+    Args:
+        num_layers: Rounds of the graph transformer.
+        d_node: Features of an atom, a multiple of ``heads``.
+        d_edge: Features of a pair of atoms.
+        d_graph: Features of the molecule as a whole, and of the embedded conditions.
+        heads: Attention heads.
+        rrwp_steps: Powers of the random walk among the input features.
+        dropout: Share of atom features dropped in training.
+        self_conditioning: The network also sees its last prediction.
+        train_distortion: Of the training times: ``"polydec"`` dwells near the data, where bonds have to add up.
+        eta: Stochasticity of the sampler.
+        guidance_scale: 0: unconditional; 1: conditional; more extrapolates.
+        condition_dropout: Share of training molecules whose conditions are all hidden, for guidance; of the others a
+            random subset stays.
+        text_encoder: ``"ngrams"``, or the name of a sentence-transformers model.
+        lr: Learning rate.
+        **kwargs: For `DeFoG`.
+
+    Shapes:
+        batch: PyG ``Batch`` with int64 ``x`` and ``edge_attr``, float ``y`` (molecules, properties), NaN for missing.
+
+    Sampling options: ``sampler`` (a `Sampler`), or ``num_steps, eta, omega, distortion``; ``guidance_scale``;
+    ``constraint`` (`lightning_synth.constraints`); ``num_nodes``; ``start`` and ``strength``, see `optimise`.
+
+    Example:
+        >>> from lightning_synth.testing import tiny_schema
+        >>> model = MoleculeFlow(schema=tiny_schema("molecule"), num_layers=1, d_node=16, d_edge=8, d_graph=8, heads=2)
+        >>> model.is_fitted = True
+        >>> len(model.sample(3, seed=0, num_steps=5, num_nodes=3).data.smiles)
+        3
+    """
+
+    domain = "molecule"
+    conditions = ("label", "*")
+    partial_conditions = True
+    string_conditions = ("scaffold", "text")
+
+    def __init__(
+        self,
+        *,
+        num_layers: int = 5,
+        d_node: int = 96,
+        d_edge: int = 64,
+        d_graph: int = 64,
+        heads: int = 8,
+        rrwp_steps: int = 8,
+        dropout: float = 0.0,
+        self_conditioning: bool = True,
+        train_distortion: str = "polydec",
+        eta: float = 0.0,
+        guidance_scale: float = 1.0,
+        condition_dropout: float = 0.1,
+        text_encoder: str = "ngrams",
+        lr: float = 2e-3,
+        **kwargs: Any,
+    ) -> None:
+        if not 0 <= condition_dropout < 1:
+            raise ConfigError(f"condition_dropout must lie in [0, 1), got {condition_dropout}")
+        check_guidance(guidance_scale, condition_dropout)
+        super().__init__(
+            num_layers=num_layers,
+            d_node=d_node,
+            d_edge=d_edge,
+            d_graph=d_graph,
+            heads=heads,
+            rrwp_steps=rrwp_steps,
+            dropout=dropout,
+            self_conditioning=self_conditioning,
+            train_distortion=train_distortion,
+            eta=eta,
+            guidance_scale=guidance_scale,
+            condition_dropout=condition_dropout,
+            text_encoder=text_encoder,
+            lr=lr,
+            **kwargs,
+        )
+
+    def build_conditions(self, schema: dict[str, Any]) -> None:
+        """Make the embedding of conditions and the law of sizes."""
+        self.condition = PropertyConditions(schema, int(self.hparams["d_graph"]), self.hparams["text_encoder"])
+        asked_for = bool(list(self.condition.parameters()))
+        self.sizes = SizeLaw(schema, int(self.hparams["d_graph"]) if asked_for else 0)
+
+    def network_options(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """Input features: walks, cycles and valences; and the conditions, which are learned faster from there."""
+        return {"features": ValenceFeatures(schema, int(self.hparams["rrwp_steps"])), "graph_at_input": True}
+
+    def gather(self, items: Sequence[Any]) -> None:
+        """Learn the law of sizes and the priors of the training molecules."""
+        self.sizes.fit(items)
+        self.fit_priors(items)
+
+    # Training ------------------------------------------------------------------------------------------------------
+
+    def embed_batch(self, batch: Any, rng: KeyedRNG) -> Tensor:
+        """Embed a random subset of the conditions of each training molecule, (molecules, d_graph)."""
+        told = self.condition.hide(
+            self.condition.of_batch(batch), rng.fork("hide"), float(self.hparams["condition_dropout"])
+        )
+        embedded: Tensor = self.condition(told, int(batch.num_graphs))
+        return embedded
+
+    def more_losses(self, condition: Tensor, pairs: Pairs) -> dict[str, Tensor]:
+        """Cross-entropy of the size, given the conditions."""
+        if self.sizes.head is None:
+            return {}
+        return {"sizes": F.cross_entropy(self.sizes(condition), pairs.mask.sum(1))}
+
+    # Sampling ------------------------------------------------------------------------------------------------------
+
+    def embed_requests(self, requests: SampleRequests) -> tuple[Tensor, Tensor]:
+        """Embed what is asked for, and that nothing is, twice (rows, d_graph)."""
+        rows = len(requests)
+        return self.condition(self.condition.of_requests(requests), rows), self.condition({}, rows)
+
+    def sample_batch(
+        self,
+        requests: SampleRequests,
+        rng: KeyedRNG,
+        *,
+        sampler: Sampler | None = None,
+        num_steps: int | None = None,
+        eta: float | None = None,
+        omega: float | None = None,
+        distortion: str | None = None,
+        guidance_scale: float | None = None,
+        constraint: Constraint | None = None,
+        num_nodes: int | Sequence[int] | Tensor | None = None,
+        start: Sequence[str] | None = None,
+        strength: float = 0.5,
+    ) -> Any:
+        """Walk from the prior, or from noised molecules, to molecules; options as in the class docstring."""
+        given = {"num_steps": num_steps, "eta": eta, "omega": omega, "distortion": distortion}
+        sampler = sampler or self._sampler_with({name: value for name, value in given.items() if value is not None})
+        scale = float(self.hparams["guidance_scale"] if guidance_scale is None else guidance_scale)
+        check_guidance(scale, float(self.hparams["condition_dropout"]))
+        if not bool(self.condition.specified(self.condition.of_requests(requests), len(requests)).all()):
+            self.condition.check_null(float(self.hparams["condition_dropout"]))
+        scaffolds = self._scaffolds(requests)
+        known, least = self._known(scaffolds)
+        noisy = None if start is None else self._noised(start, requests, rng, strength)
+        if noisy is not None:
+            counts = noisy.mask.sum(1)
+        elif num_nodes is not None:
+            counts = self._counts(requests, rng, num_nodes)
+        else:
+            counts = self._sizes(requests, rng, scale, least)
+        if bool((counts < least).any()):
+            raise ConfigError(
+                f"a scaffold needs molecules of at least {int(least.max())} atoms, got {int(counts.min())}"
+            )
+        since = 0.0 if noisy is None else 1 - strength
+        batch = self.walk(
+            requests, rng, counts, sampler, scale, constraint=constraint, known=known, start=noisy, since=since
+        )
+        batch = with_smiles(batch, self._ready_schema())
+        return batch if known is None else Scored(batch, {"has_scaffold": found(batch.smiles, scaffolds)})
+
+    def _sizes(self, requests: SampleRequests, rng: KeyedRNG, scale: float, least: Tensor) -> Tensor:
+        """Draw sizes of at least ``least`` from p(n | condition)."""
+        with self.averaged_weights():
+            asked, free = self.embed_requests(requests)
+            law = guided(self.sizes(asked), self.sizes(free), min(max(scale, 0.0), 1.0))
+        drawn: Tensor = self.sizes.draw(law, least, rng.fork("num_nodes"))
+        return drawn
+
+    def _scaffolds(self, requests: SampleRequests) -> list[Scaffold | None]:
+        """The scaffold of each row."""
+        asked = requests.condition.get(SCAFFOLD)
+        texts = [""] * len(requests) if asked is None else asked.tolist()
+        types = self._ready_schema()["atom_types"]
+        parsed = {text: parse_scaffold(text, types, self.max_nodes) for text in {*texts} - {""}}
+        return [parsed.get(text) for text in texts]
+
+    def _known(self, scaffolds: Sequence[Scaffold | None]) -> tuple[Known | None, Tensor]:
+        """What scaffolds fix, and the fewest atoms of each molecule."""
+        schema, n = self._ready_schema(), self.max_nodes
+        parts = {scaffold: _fixed(scaffold, schema, n) for scaffold in {*scaffolds}}
+        least = torch.tensor([parts[scaffold][1] for scaffold in scaffolds], device=self.device)
+        if not any(scaffolds):
+            return None, least
+        known = [parts[scaffold][0] for scaffold in scaffolds]
+        fields = (torch.cat([getattr(one, field) for one in known]).to(self.device) for field in vars(known[0]))
+        return Known(*fields), least
+
+    # Editing -------------------------------------------------------------------------------------------------------
+
+    def optimise(
+        self, smiles: Sequence[str], target: Condition = None, *, strength: float = 0.5, seed: int = 0, **options: Any
+    ) -> Samples:
+        """Edit molecules towards a target: noise them partly, and walk back under the target as condition.
+
+        Args:
+            smiles: Molecules of at most as many atoms as the largest training molecule.
+            target: As ``condition`` of `sample`, e.g. ``{"logP": 3.0}``.
+            strength: Share of the noise: 0 returns the molecules as they are, 1 forgets all but their sizes.
+            seed: Of the samples.
+            **options: Of the sampler.
+
+        Returns:
+            One sample a molecule, in order.
+
+        Raises:
+            ConfigError: If the strength is outside [0, 1] or a molecule is too large.
+            DataError: If a SMILES cannot be read, or has atom types that training had not.
+
+        Example:
+            >>> from lightning_synth.testing import tiny_schema
+            >>> model = MoleculeFlow(schema=tiny_schema("molecule"), num_layers=1, d_node=16, heads=2)
+            >>> model.is_fitted = True
+            >>> model.optimise(["CCO"], {"atoms": 4.0}, strength=0.0).data.smiles
+            ['CCO']
+        """
+        return self.sample(len(smiles), condition=target, seed=seed, start=list(smiles), strength=strength, **options)
+
+    def _noised(self, start: Sequence[str], requests: SampleRequests, rng: KeyedRNG, strength: float) -> DenseGraphs:
+        """Noise molecules (row i takes entry i modulo their number) to the time 1 - strength."""
+        if not 0 <= strength <= 1:
+            raise ConfigError(f"strength must lie in [0, 1], got {strength}")
+        schema = self._ready_schema()
+        chosen = [start[i] for i in (requests.index % len(start)).tolist()]
+        items = [encode(smiles, schema) for smiles in chosen]
+        large = next((item for item in items if item.num_nodes > self.max_nodes), None)
+        if large is not None:
+            raise ConfigError(f"{large.smiles!r} has {large.num_nodes} atoms; training molecules had {self.max_nodes}")
+        clean = DenseGraphs.from_batch(collate(items, schema).to(self.device), self.max_nodes)
+        time, n = torch.full((), 1 - strength, device=self.device), self.max_nodes
+        u, v = rng.fork("edited atoms").uniform((2, n)).unbind(1)
+        x = noise(clean.x, time.expand_as(clean.x), self.prior_x, u, v).masked_fill(~clean.mask, 0)
+        u, v = rng.fork("edited bonds").uniform((2, n, n)).unbind(1)
+        e = noise(clean.e, time.expand_as(clean.e), self.prior_e, u, v).masked_fill(~clean.pairs, 0).triu(1)
+        return DenseGraphs(x, e + e.transpose(1, 2), clean.mask)
+
+
+class SizeLaw(nn.Module):
+    """The law of the number of atoms, given embedded conditions; without conditions that of the training molecules.
+
+    Args:
+        schema: With ``max_nodes`` and ``node_counts``.
+        dim: Of the embedding; 0 if there are no conditions.
+
+    Example:
+        >>> law = SizeLaw({"max_nodes": 3, "node_counts": {"2": 5}}, dim=0)
+        >>> law.draw(law(torch.zeros(4, 8)), torch.ones(4), KeyedRNG(torch.arange(4))).tolist()
+        [2, 2, 2, 2]
+    """
+
+    counts: Tensor
+
+    def __init__(self, schema: Mapping[str, Any], dim: int) -> None:
+        super().__init__()
+        counts = torch.zeros(int(schema["max_nodes"]) + 1)
+        for size, count in schema.get("node_counts", {}).items():
+            counts[int(size)] = count
+        self.register_buffer("counts", counts)
+        self.head = None
+        if dim:
+            self.head = nn.Sequential(nn.Linear(dim, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, len(counts)))
+            # Zero at first, so that it starts from the law of training.
+            for parameter in self.head[2].parameters():
+                nn.init.zeros_(parameter)
+
+    def fit(self, items: Sequence[Any]) -> None:
+        """Count sizes.
+
+        Args:
+            items: Training molecules.
+        """
+        sizes = torch.tensor([int(item.num_nodes) for item in items])
+        self.counts.copy_(torch.bincount(sizes, minlength=len(self.counts)))
+
+    def forward(self, condition: Tensor) -> Tensor:
+        """Return logits of sizes, (rows, sizes), for embedded conditions (rows, dim)."""
+        law = self.counts.clamp(min=1e-9).log().expand(len(condition), -1)
+        return law if self.head is None else law + self.head(condition)
+
+    def draw(self, logits: Tensor, least: Tensor, rng: KeyedRNG) -> Tensor:
+        """Draw sizes.
+
+        Args:
+            logits: (rows, sizes).
+            least: (rows,), the fewest atoms of each.
+            rng: One seed a row.
+
+        Returns:
+            int64 (rows,).
+
+        Raises:
+            ConfigError: If no training molecule has that many atoms.
+        """
+        possible = (torch.arange(logits.shape[1], device=logits.device) >= least[:, None]) & (self.counts > 0)
+        law = torch.where(possible, logits.double().exp(), 0.0)
+        if not bool((law.sum(1) > 0).all()):
+            raise ConfigError(f"a scaffold needs {int(least.max())} atoms; no training molecule has as many")
+        bounds = law.cumsum(1)
+        u = rng.uniform(()).double() * bounds[:, -1]
+        return torch.searchsorted(bounds, u[:, None], right=True)[:, 0]
+
+
+class ValenceFeatures(WalkFeatures):
+    """Input features of a noisy molecule: walks and cycles, valences, and which atoms hang together.
+
+    The valence in use of an atom is the total order of its bonds; what its type allows comes from RDKit. Both are given
+    for the noisy molecule and, in the mean, for the molecule that the network believed in last.
+
+    Args:
+        schema: With ``atom_types`` and ``bond_types``.
+        steps: Powers of the random walk.
+    """
+
+    limit: Tensor
+    order: Tensor
+
+    def __init__(self, schema: Mapping[str, Any], steps: int) -> None:
+        super().__init__(steps)
+        of_node, of_pair, of_graph = self.sizes
+        self.sizes = (of_node + 7, of_pair + 1, of_graph + 3 + len(schema["atom_types"]))
+        orders = [0.0, *(float(BOND_TYPES.index(name) + 1) for name in schema["bond_types"])]
+        self.register_buffer("limit", valence_table(schema).float(), persistent=False)
+        self.register_buffer("order", torch.tensor(orders), persistent=False)
+
+    def forward(self, x: Tensor, e: Tensor, pairs: Pairs, belief: Belief) -> tuple[Tensor, Tensor, Tensor]:
+        """Describe a noisy molecule; arguments and shapes as `WalkFeatures`."""
+        nodes, edges, graph = super().forward(x, e, pairs, belief)
+        real, size = pairs.mask.to(nodes.dtype), pairs.mask.sum(1, keepdim=True)
+        # Bounded, so that a noisy molecule with far too many bonds is not more than one with too many.
+        used = pairs.dense(self.order[e]).sum(2).clamp(max=8)
+        free = (self.limit[x] - used) * real
+        believed_used = pairs.dense(belief[1] @ self.order.to(belief[1].dtype)).sum(2).clamp(max=8)
+        believed_free = (belief[0] @ self.limit.to(belief[0].dtype) - believed_used) * real
+        together = connected(pairs.dense(e > 0), pairs.mask)
+        part = together.sum(2)
+        node = [used / 4, free / 4, free < 0, free == 0, believed_used / 4, believed_free / 4, part / size]
+        parts = (real / part.clamp(min=1)).sum(1, keepdim=True)
+        excess, room = free.clamp(max=0).sum(1, keepdim=True), free.clamp(min=0).sum(1, keepdim=True)
+        share = (F.one_hot(x, len(self.limit)) * real[..., None]).sum(1) / size
+        return (
+            torch.cat([nodes, torch.stack([value.to(nodes.dtype) for value in node], -1)], -1),
+            torch.cat([edges, pairs.at_upper(together)[:, None].to(edges.dtype)], -1),
+            torch.cat([graph, (parts - 1) / size, excess / size, room / size, share], -1).to(graph.dtype),
+        )
+
+
+def connected(adjacency: Tensor, mask: Tensor) -> Tensor:
+    """Tell which nodes a path joins, each with itself.
+
+    Args:
+        adjacency: bool (graphs, n, n), symmetric.
+        mask: bool (graphs, n).
+
+    Returns:
+        bool (graphs, n, n); False on padding.
+
+    Example:
+        >>> one_edge = torch.tensor([[[0, 1, 0], [1, 0, 0], [0, 0, 0]]]).bool()
+        >>> connected(one_edge, torch.ones(1, 3).bool()).sum(2).tolist()
+        [[2, 2, 1]]
+    """
+    reach = (adjacency | torch.diag_embed(mask)).float()
+    for _ in range(max(mask.shape[1] - 1, 1).bit_length()):
+        reach = (reach @ reach).clamp(max=1)
+    return reach > 0
+
+
+def with_smiles(batch: Any, schema: Mapping[str, Any]) -> Any:
+    """Give a batch of molecules their canonical SMILES; an empty one where RDKit accepts none.
+
+    Args:
+        batch: PyG ``Batch`` of `lightning_synth.graphs.graph_batch`.
+        schema: Of the items.
+
+    Returns:
+        The same batch.
+    """
+    graphs = batch.clone().cpu().to_data_list()
+    batch.smiles = [smiles or "" for smiles in to_smiles(graphs, schema)]
+    batch._slice_dict["smiles"] = torch.arange(len(graphs) + 1)
+    batch._inc_dict["smiles"] = torch.zeros(len(graphs), dtype=torch.int64)
+    return batch
+
+
+def found(smiles: Sequence[str], scaffolds: Sequence[Scaffold | None]) -> Tensor:
+    """Tell which molecules contain their scaffold, as RDKit sees it.
+
+    Every graph holds the atoms and bonds of its scaffold; but a part can become aromatic, or cease to be, by what grows
+    around it, and a graph that is no molecule has no parts.
+
+    Args:
+        smiles: Of the samples; empty where they are no molecules.
+        scaffolds: One a sample; None for none, which every molecule contains.
+
+    Returns:
+        float (samples,), 1 or 0.
+    """
+    from rdkit import Chem
+
+    patterns = {scaffold: scaffold.pattern() for scaffold in {*scaffolds} if scaffold is not None}
+    molecules = [Chem.MolFromSmiles(one) if one else None for one in smiles]
+    has = [
+        mol is not None and (scaffold is None or mol.HasSubstructMatch(patterns[scaffold]))
+        for mol, scaffold in zip(molecules, scaffolds, strict=True)
+    ]
+    return torch.tensor(has, dtype=torch.float32)
+
+
+def _fixed(scaffold: Scaffold | None, schema: Mapping[str, Any], n: int) -> tuple[Known, int]:
+    """What a scaffold fixes in a molecule, whose first atoms it is; and how many atoms that takes at least."""
+    x, e = torch.zeros(1, n, dtype=torch.int64), torch.zeros(1, n, n, dtype=torch.int64)
+    known = Known(x, e, torch.zeros_like(x, dtype=torch.bool), torch.zeros_like(e, dtype=torch.bool))
+    if scaffold is None:
+        return known, 1
+    size, types = len(scaffold.atoms), schema["bond_types"]
+    needed = size + (sum(scaffold.room) if scaffold.marked else 1)
+    missing = {BOND_TYPES[order - 1] for *_, order in scaffold.bonds} - set(types)
+    if needed > n or missing:
+        why = f"training molecules have no {', '.join(missing)} bond" if missing else f"they have at most {n} atoms"
+        raise ConfigError(f"scaffold {scaffold.smiles!r} does not fit into molecules of {needed} atoms: {why}")
+    known.x[0, :size] = torch.tensor([schema["atom_types"].index(name) for name in scaffold.atoms])
+    known.fixed_x[0, :size] = known.fixed_e[0, :size, :size] = True
+    bonds = [(first, second, types.index(BOND_TYPES[order - 1])) for first, second, order in scaffold.bonds]
+    if scaffold.marked:
+        ends = [atom for atom, room in enumerate(scaffold.room) for _ in range(room)]
+        bonds += [(atom, size + i, types.index(BOND_TYPES[0])) for i, atom in enumerate(ends)]
+    for first, second, kind in bonds:
+        known.e[0, first, second] = known.e[0, second, first] = kind + 1
+    closed = torch.tensor([scaffold.marked or room == 0 for room in scaffold.room]).nonzero()[:, 0]
+    known.fixed_e[0, closed] = known.fixed_e[0, :, closed] = True
+    return known, needed

@@ -1,0 +1,69 @@
+"""Reading, properties and metrics of molecules, in seconds of one processor and against RDKit alone."""
+
+import time
+
+import numpy as np
+import pytest
+from rdkit import Chem
+from rdkit.Chem import QED
+
+from lightning_synth.metrics.molecule_facts import _CACHE, MoleculeSet
+from lightning_synth.metrics.molecule_report import molecule_report
+from lightning_synth.molecules import compute_properties, to_smiles
+from lightning_synth.molecules.table import MoleculeItems, read_table
+
+BONDS = ["SINGLE", "DOUBLE", "TRIPLE"]
+METRICS = ["validity", "internal_diversity", "filters", "snn", "fragment_similarity", "scaffold_similarity"]
+METRICS += ["property_distance", "kl_score", "wl_mmd"]
+
+
+@pytest.fixture(scope="module")
+def smiles(data_root):
+    return (data_root / "molecules" / "zinc250k.smi").read_text().split()
+
+
+def seconds(work):
+    """Processor time of one call, and what it returned."""
+    start = time.process_time()
+    result = work()
+    return time.process_time() - start, result
+
+
+@pytest.mark.benchmark
+def test_reading_is_mostly_rdkit(smiles):
+    part = smiles[:2000]
+    rdkit, _ = seconds(lambda: [Chem.MolToSmiles(Chem.MolFromSmiles(text)) for text in part])
+    ours, table = seconds(lambda: read_table(part))
+    items = MoleculeItems(table, np.arange(len(table)), table.names, BONDS)
+    schema = {"atom_types": table.names, "bond_types": BONDS}
+    back, _ = seconds(lambda: to_smiles(items, schema))
+    print(f"2,000 molecules: parsing and writing {rdkit:.2f} s, to graphs {ours:.2f} s, back {back:.2f} s")
+    assert ours < 4 * rdkit and back < 3 * rdkit
+
+
+@pytest.mark.benchmark
+def test_qed_is_faster_than_rdkits(smiles):
+    part = smiles[:1000]
+    ours, _ = seconds(lambda: compute_properties(part, ["qed"]))
+    theirs, _ = seconds(lambda: [QED.qed(Chem.MolFromSmiles(text)) for text in part])
+    print(f"QED of 1,000 molecules: {ours:.2f} s, RDKit {theirs:.2f} s")
+    assert ours < 0.9 * theirs
+
+
+@pytest.mark.benchmark
+@pytest.mark.slow
+def test_ten_thousand_molecules(smiles):
+    """Conversion of generated graphs, their properties and all metrics but the Frechet distance, on one core."""
+    table = read_table(smiles[:30_000])
+    schema = {"atom_types": table.names, "bond_types": BONDS}
+    train, test = table.smiles[:10_000], table.smiles[10_000:20_000]
+    generated = MoleculeItems(table, np.arange(20_000, 30_000), table.names, BONDS)
+    # What is known of the real molecules is computed once for all generators.
+    reference = MoleculeSet(test)
+    for fact in ("compared", "guacamol", "morgan", "counts", "scaffold", "fragments"):
+        reference.column(fact)
+    assert len(_CACHE["compared"]) >= 9_000
+    options = {"schema": schema, "metrics": METRICS, "floor_repeats": 0}
+    spent, report = seconds(lambda: molecule_report(train, test, generated, **options))
+    print(f"10,000 molecules: {spent:.1f} s of one processor")
+    assert spent < 45 and report.loc["valid", "value"] == 1
