@@ -90,7 +90,7 @@ class MoleculeDataModule(ItemsDataModule):
         unknown: ``drop`` or ``raise``: validation and test molecules with atom types that training lacks.
         max_atoms: Largest molecule allowed, in heavy atoms; None for no limit.
         oversize: ``drop`` larger ones with a warning that counts, or ``error``.
-        atom_types: A vocabulary; None takes that of the training molecules.
+        atom_types: A vocabulary; None takes that of the training split (before ``shots`` and ``imbalance``).
         shots: Training molecules a class, or in all without classes; None for all.
         draw: Which shots, and which molecules ``imbalance`` keeps.
         imbalance: Class name to how many training molecules of it to keep: a number, or a share.
@@ -158,6 +158,7 @@ class MoleculeDataModule(ItemsDataModule):
         self.max_atoms, self.oversize, self.atom_types = max_atoms, oversize, atom_types
         self.shots, self.draw, self.imbalance = shots, draw, imbalance
         self.processes = processes or os.cpu_count() or 1
+        self._words: list[str] | None = None
 
     @classmethod
     def from_csv(
@@ -229,12 +230,13 @@ class MoleculeDataModule(ItemsDataModule):
         part[labels == _UNUSED] = _UNUSED
         part = self._without_large(table, part)
         part = self._duplicates(table, part)
-        part = self._few(self._imbalanced(part, labels, classes), labels)
         train = np.flatnonzero(part == _TRAIN)
         if not len(train):
             raise DataError("the split leaves 0 training molecules")
+        # Of the whole training split, so that neither schema nor test set depend on the shots.
         atom_types = list(self.atom_types or table.vocabulary(train))
         part = self._without_unknown(table, part, atom_types)
+        part = self._few(self._imbalanced(part, labels, classes), labels)
         names, columns = self._columns(table, targets, labels, source.text)
         indices = (np.flatnonzero(part == code) for code in (_TRAIN, _VAL, _TEST))
         items = [MoleculeItems(table, index, atom_types, BOND_TYPES, columns) for index in indices]
@@ -351,8 +353,7 @@ class MoleculeDataModule(ItemsDataModule):
         if not known.all():
             warnings.warn(f"{(~known).sum()} molecules have no {self.targets[0]!r}: left out", stacklevel=2)
         labels = np.where(known, np.searchsorted(found, np.where(known, values, found[0])), _UNUSED)
-        words = getattr(self, "_words", None)
-        return [words[int(value)] if words else f"{value:g}" for value in found], labels
+        return [self._words[int(value)] if self._words else f"{value:g}" for value in found], labels
 
     def _report_failures(self, table: MoleculeTable, count: int) -> None:
         if not table.failures:
@@ -550,6 +551,8 @@ def _given_split(split: Any, count: int) -> np.ndarray:
     lists = [split.get(name, ()) for name in _PARTS] if isinstance(split, Mapping) else list(split)
     if len(lists) != 3:
         raise ConfigError(f"split must be three lists of rows (train, val, test), got {len(lists)}")
+    if all(np.ndim(rows) == 0 for rows in lists):
+        raise ConfigError(f"split={tuple(lists)} are no rows; fractions go to fractions=, with split='random'")
     part = np.full(count, _UNUSED)
     for code, (name, rows) in enumerate(zip(_PARTS, lists, strict=True)):
         index = np.asarray(rows, dtype=np.int64).reshape(-1)

@@ -78,7 +78,7 @@ def main() -> None:
     for task in options.tasks:
         for regime in ("balanced", "rare") if TASKS[task][1] is not None else ("labels",):
             result = study(options.folder, task, regime, options).run()
-            print(f"\n{task}, {regime}\n{result}")
+            print(f"\n{task}, {regime}\n{result.to_text()}")
             result.report(options.out / f"{task}_{regime}")
 
 

@@ -48,17 +48,16 @@ ARMS: dict[str, tuple[str | None, dict[str, Any], dict[str, Any]]] = {
 
 
 class FreshGraphs(Dataset[Any]):
-    """One item: the training graph, augmented anew whenever it is read."""
+    """The training graph, augmented anew for every step."""
 
-    def __init__(self, generator: Any, graph: Any, seed: int) -> None:
-        self.generator, self.graph, self.seed, self.reads = generator.eval(), graph, seed, 0
+    def __init__(self, generator: Any, graph: Any, steps: int, seed: int) -> None:
+        self.generator, self.graph, self.steps, self.seed = generator.eval(), graph, steps, seed
 
     def __len__(self) -> int:
-        return 1
+        return self.steps
 
-    def __getitem__(self, index: int) -> Any:
-        self.reads += 1
-        return self.generator.augment(self.graph, KeyedRNG(mix_seed(self.seed, self.reads)))
+    def __getitem__(self, step: int) -> Any:
+        return self.generator.augment(self.graph, KeyedRNG(mix_seed(self.seed, step)))
 
 
 def trainer(steps: int) -> Trainer:
@@ -68,23 +67,23 @@ def trainer(steps: int) -> Trainer:
     )  # fmt: skip
 
 
-def training_loader(arm: str, data: Any, seed: int, steps: int) -> DataLoader[Any]:
-    name, options, _ = ARMS[arm]
+def training_loader(arm: str, data: Any, seed: int, options: argparse.Namespace) -> DataLoader[Any]:
+    name, hparams, _ = ARMS[arm]
     if name is None:
         return data.train_dataloader()
-    generator = ls.get_generator(name)(seed=seed, **options)
+    generator = ls.get_generator(name)(seed=seed, **hparams)
     if isinstance(generator, ls.FitFreeGenerator):
         generator.fit_on(data.train_items(), data.schema)
     else:
-        trainer(steps).fit(generator, data.train_dataloader())
-    fresh = FreshGraphs(generator, data.train_items()[0], seed)
+        trainer(options.generator_steps).fit(generator, data.train_dataloader())
+    fresh = FreshGraphs(generator, data.train_items()[0], options.steps, seed)
     return DataLoader(fresh, batch_size=1, collate_fn=lambda graphs: graphs[0])
 
 
 def run(arm: str, rho: float, layers: int, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     start = time.process_time()
     data = ls.datamodules.NodeDataModule(options.path, imbalance=rho, draw=seed, normalize_features=True)
-    loader = training_loader(arm, data, seed, options.generator_steps)
+    loader = training_loader(arm, data, seed, options)
     fitted = time.process_time()
     hparams = {"hidden": options.hidden, "num_layers": layers, **ARMS[arm][2]}
     model = get_downstream(options.net)(schema=data.schema, seed=seed, **hparams)

@@ -337,7 +337,9 @@ class Generator(LightningModule, ABC):
             requests: How many, or exact requests. A row's content depends on the checkpoint, its own seed, its
                 condition and the options alone.
             condition: ``"empirical"`` (as in training; the default), ``"balanced"``, or a dict of name to a scalar, a
-                sequence of length n, or one of those words. Labels may be class names.
+                sequence of length n, or one of those words. Labels may be class names. Where ``partial_conditions``
+                holds, numbers that a dict does not name are unspecified; otherwise they are as in training.
+                ``string_conditions`` are strings, one for all or one a row.
             seed: Of the whole request, if ``requests`` is a number.
             **sampler_options: Of the generator, e.g. ``num_steps=20``.
 

@@ -16,6 +16,8 @@ from lightning_synth.requests import KeyedRNG
 LossName = Literal["full_softmax", "sampled_softmax", "gbce", "bce"]
 
 
+#: Standard deviation of initial item vectors.
+INITIAL_STD = 0.02
 #: Rows up to each of these lengths attend together; longer ones in a last group.
 _GROUPS = (8, 20)
 
@@ -161,8 +163,9 @@ class CausalTransformer(nn.Module):
         self.max_length = max_length
         self.items = nn.Embedding(vocab_size + 1, dim)
         self.positions = nn.Embedding(max_length, dim)
-        nn.init.normal_(self.items.weight, std=dim**-0.5)
-        nn.init.normal_(self.positions.weight, std=dim**-0.5)
+        # A rare item moves a few steps an epoch: from small vectors what it learns soon outweighs where it started.
+        nn.init.normal_(self.items.weight, std=INITIAL_STD)
+        nn.init.normal_(self.positions.weight, std=INITIAL_STD)
         self.blocks = nn.ModuleList(CausalBlock(dim, heads, dropout) for _ in range(num_layers))
         self.norm, self.dropout = nn.LayerNorm(dim), nn.Dropout(dropout)
 

@@ -39,6 +39,7 @@ _SPECIAL = ("name", "max_steps", "refine", "learn_from", "sampler")
 #: Main score of a downstream model that names none, and whether higher is better.
 _METRIC = ("macro_f1", True)
 POLICIES = ("real", "mixed", "synthetic")
+_NODE_POOL = 8
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,12 @@ class Study:
             predicted classes are scored, and macro F1 is compared.
         policies: Of ``real``, ``mixed``, ``synthetic``.
         shots: Items per class to train on; None uses all.
-        draws: Random choices of the shots.
+        draws: Random choices of the shots, or of whatever else ``data`` decides by its argument ``draw``.
         seeds: Seeds of generators and downstream models, per draw.
         folds: Name to further arguments of ``data``, e.g. which bearing is tested.
         ratio: Synthetic share of each mixed batch, or a mixing policy.
-        pool_size: Synthetic items per generator; None takes four per training item, 200 to 2000.
+        pool_size: Synthetic items per generator; None takes four per training item, 200 to 2000 (in the node domain 8
+            augmented graphs, of which training takes one after the other).
         condition: Of the pool, as in `Generator.sample`.
         classes: Labels or class names to synthesise, equally often, e.g. the faults alone; None leaves it to
             ``condition``.
@@ -227,7 +229,9 @@ class Study:
             return self.source
         changes = {**self.folds[cell.fold], **(changes or {})}
         if cell.shots is not None:
-            changes.update(shots=cell.shots, draw=cell.draw)
+            changes["shots"] = cell.shots
+        if cell.shots is not None or self.draws > 1:
+            changes["draw"] = cell.draw
         if isinstance(self.source, Mapping):
             module, _, name = str(self.source["class_path"]).rpartition(".")
             factory = getattr(importlib.import_module(module), name)
@@ -421,7 +425,7 @@ class _CellRun:
 
     def _sample(self, arm: str, generator: Generator) -> SyntheticPool:
         study, config = self.study, self.study.arms[arm]
-        size = study.pool_size or int(np.clip(4 * len(self.data.train_items()), 200, 2000))
+        size = study.pool_size or self._default_size()
         options = dict(config.get("sampler", {}))
         condition = study.condition
         if study.classes:
@@ -435,6 +439,11 @@ class _CellRun:
         except LightningSynthError as error:
             raise type(error)(f"arm {arm!r}, {self.cell.name}: {error}") from error
         return SyntheticPool.from_samples(samples.to("cpu"), generator=generator)
+
+    def _default_size(self) -> int:
+        if self.data.schema["domain"] == "node":
+            return _NODE_POOL
+        return int(np.clip(4 * len(self.data.train_items()), 200, 2000))
 
     def examples(self) -> dict[str, Any]:
         """Return real training items and some synthetic ones of each arm, for pictures."""

@@ -141,7 +141,7 @@ class GraphInput:
     @cached_property
     def symmetric(self) -> SparseMatrix:
         """D^-1/2 (A + I) D^-1/2 with in-degrees D (Kipf & Welling 2017, eq. 2)."""
-        source, target = self._with_loops
+        source, target = self.with_loops
         scale = torch.bincount(target, minlength=len(self)).to(self.x).rsqrt()
         return SparseMatrix(target, source, scale[source] * scale[target], (len(self), len(self)))
 
@@ -153,7 +153,8 @@ class GraphInput:
         return SparseMatrix(target, source, 1 / degree[target], (len(self), len(self)))
 
     @cached_property
-    def _with_loops(self) -> Tensor:
+    def with_loops(self) -> Tensor:
+        """Edges with one loop at every node, int64 (2, edges)."""
         nodes = torch.arange(len(self), device=self.x.device)
         other = self.edge_index[:, self.edge_index[0] != self.edge_index[1]]
         return torch.cat([other, nodes.expand(2, -1)], 1)
@@ -209,7 +210,7 @@ class GATConv(_Conv):
     def forward(self, graph: GraphInput, h: Tensor | None) -> Tensor:
         """Return (nodes, d_out)."""
         h = self.project(graph, h).reshape(len(graph), self.heads, -1)
-        source, target = graph._with_loops
+        source, target = graph.with_loops
         sends, hears = (h[None] * self.attention[:, None]).sum(-1)
         score = F.leaky_relu(sends[source] + hears[target], 0.2)
         index = target[:, None].expand_as(score)
@@ -267,7 +268,7 @@ class GNN(nn.Module):
                 h = self.activate(h)
                 if dropout:
                     kept = torch.rand(h.shape, generator=draw, device=h.device) >= dropout
-                    h = h * kept / (1 - dropout)
+                    h = h * (kept.to(h) / (1 - dropout))
             h = layer(graph, h)
         assert h is not None
         return h

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_synth.downstream.recommender import SequenceRecommender
-from lightning_synth.sequence_model import Layout
+from lightning_synth.sequence_model import INITIAL_STD, Layout
 
 
 class GRU4Rec(SequenceRecommender):
@@ -67,7 +67,7 @@ class _GRU(nn.Module):
     def __init__(self, vocab_size: int, dim: int, num_layers: int, dropout: float) -> None:
         super().__init__()
         self.items = nn.Embedding(vocab_size + 1, dim)
-        nn.init.normal_(self.items.weight, std=dim**-0.5)
+        nn.init.normal_(self.items.weight, std=INITIAL_STD)
         self.cells, self.out = nn.GRU(dim, dim, num_layers, batch_first=True), nn.Linear(dim, dim)
         self.norm, self.dropout = nn.LayerNorm(dim), nn.Dropout(dropout)
 

@@ -189,7 +189,7 @@ def scaffold_similarity(reference: MoleculeSet, generated: MoleculeSet) -> float
     return _cosine(one, other)
 
 
-def filter_share(sample: MoleculeSet, most: int = 1000) -> float:
+def filter_share(sample: MoleculeSet, most: int = 500) -> float:
     """Share of molecules that pass: no PAINS pattern, no charge, no ring above seven, elements C N S O F Cl Br.
 
     The rules of MOSES but for its list of medicinal-chemistry patterns, which does not come with RDKit.

@@ -218,7 +218,8 @@ class Scaffold:
         atoms: Type of every atom.
         bonds: (atom, atom, order) of every bond.
         room: How many new bonds may go out from every atom, whatever their order.
-        marked: Whether attachment points say where to grow; new bonds are then single and close no ring with it.
+        marked: Whether attachment points say where to grow; as many bonds as there is room for then do go out, single
+            ones that close no ring with the scaffold.
     """
 
     smiles: str
@@ -234,17 +235,20 @@ class Scaffold:
         return Chem.MolFromSmiles(self.smiles)
 
 
-def parse_scaffold(smiles: str, atom_types: Sequence[str], max_atoms: int) -> Scaffold:
+def parse_scaffold(
+    smiles: str, atom_types: Sequence[str], max_atoms: int, valence: Sequence[int] | None = None
+) -> Scaffold:
     """Read a scaffold and check that molecules can grow from it.
 
     Args:
-        smiles: A connected part; attachment points ``[*]`` (also ``[*:1]``) say where it may grow, without any it may
+        smiles: A connected part; attachment points ``[*]`` (also ``[*:1]``) say where it grows, without any it may
             grow wherever valence is left.
         atom_types: Vocabulary of training.
         max_atoms: Size of the largest molecule that can be made.
+        valence: Largest total bond order of every atom type; None: what RDKit accepts.
 
     Raises:
-        ConfigError: If it cannot be read, has an atom type that training had not, or no room to grow.
+        ConfigError: If it cannot be read, has atoms that training had not, or no room to grow.
 
     Example:
         >>> parse_scaffold("[*]c1ccccc1", ["C"], max_atoms=9).room
@@ -270,18 +274,22 @@ def parse_scaffold(smiles: str, atom_types: Sequence[str], max_atoms: int) -> Sc
     for first, second, order in graph.bonds.tolist():
         used[first] += order
         used[second] += order
-    free = [max_valence(name) - bonds for name, bonds in zip(graph.atoms, used, strict=True)]
+    limits = {name: max_valence(name) if valence is None else valence[i] for i, name in enumerate(atom_types)}
+    free = [limits[name] - bonds for name, bonds in zip(graph.atoms, used, strict=True)]
+    if min(free) < 0:
+        crowded = graph.atoms[free.index(min(free))]
+        raise ConfigError(f"scaffold {smiles!r} has more bonds at {crowded} than training molecules have")
     if marks is not None:
         # The atoms of the graph are in the order of its own SMILES; marks are carried over by matching.
         match = body.GetSubstructMatch(Chem.MolFromSmiles(graph.smiles))
         free = [min(left, marks[match[i]]) for i, left in enumerate(free)]
-    if not any(left > 0 for left in free) or len(graph.atoms) >= max_atoms:
+    if not any(free) or len(graph.atoms) + (sum(free) if marks is not None else 1) > max_atoms:
         raise ConfigError(
             f"scaffold {smiles!r} has no attachment room: {len(graph.atoms)} atoms of at most {max_atoms}, "
-            f"{sum(max(left, 0) for left in free)} free valences"
+            f"{sum(free)} free valences"
         )
     bonds = tuple((first, second, order) for first, second, order in graph.bonds.tolist())
-    return Scaffold(graph.smiles, graph.atoms, bonds, tuple(max(left, 0) for left in free), marks is not None)
+    return Scaffold(graph.smiles, graph.atoms, bonds, tuple(free), marks is not None)
 
 
 def _without_marks(mol: Chem.Mol, smiles: str) -> tuple[Chem.Mol, list[int] | None]:

@@ -449,12 +449,14 @@ def _build(data: Any, schema: Mapping[str, Any] | Sequence[str]) -> Chem.RWMol:
         mol.AddAtom(_prototype(atoms[kind]))
     if not mol.GetNumAtoms():
         raise InvalidMoleculeError([MoleculeProblem("Empty", (), "a graph without atoms")])
+    bonded: set[tuple[int, int]] = set()
     for first, second, kind in zip(*data.edge_index.tolist(), data.edge_attr.tolist(), strict=True):
         if first < second:
-            if mol.GetBondBetweenAtoms(first, second) is not None:
+            if (first, second) in bonded:
                 raise InvalidMoleculeError(
                     [MoleculeProblem("RepeatedBond", (first, second), "the bond is there twice")]
                 )
+            bonded.add((first, second))
             mol.AddBond(first, second, kinds[kind])
     return mol
 

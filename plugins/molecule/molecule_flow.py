@@ -184,6 +184,8 @@ class MoleculeFlow(DeFoG):
             self.condition.check_null(float(self.hparams["condition_dropout"]))
         scaffolds = self._scaffolds(requests)
         known, least = self._known(scaffolds)
+        if known is not None and start is not None:
+            raise ConfigError("a scaffold has the first atoms of a sample: editing given molecules cannot keep one")
         noisy = None if start is None else self._noised(start, requests, rng, strength)
         if noisy is not None:
             counts = noisy.mask.sum(1)
@@ -247,7 +249,7 @@ class MoleculeFlow(DeFoG):
             One sample a molecule, in order.
 
         Raises:
-            ConfigError: If the strength is outside [0, 1] or a molecule is too large.
+            ConfigError: If the strength is outside [0, 1], a molecule is too large, or the target names a scaffold.
             DataError: If a SMILES cannot be read, or has atom types that training had not.
 
         Example:

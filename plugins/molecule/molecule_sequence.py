@@ -266,6 +266,7 @@ class MoleculeSequence(AveragedGenerator):
 
     limit: Tensor
     fragments: Tensor
+    valence: Tensor
 
     def build(self, schema: dict[str, Any]) -> None:
         """Make vocabulary, transformer, the embedding of conditions and the property head."""
@@ -273,6 +274,8 @@ class MoleculeSequence(AveragedGenerator):
 
         p = self.hparams
         self.codec = MoleculeTokens(schema, valence_table(schema))
+        # Where RDKit accepts more than training molecules have (seven bonds of iodine, metals), their most counts.
+        self.register_buffer("valence", self.codec.valence.clone())
         self.transformer = TreeTransformer(self.codec, p.d_model, p.depth, p.heads, p.attention_dropout)
         self.conditioning = PropertyConditions(schema, p.d_model, p.text_encoder)
         self.order = nn.Embedding(2, p.d_model) if 0 < p.random_orders < 1 else None
@@ -285,7 +288,7 @@ class MoleculeSequence(AveragedGenerator):
     # Training ------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Before a fit: find out how long sequences are, and whether molecules have several parts."""
+        """Before a fit: find out how long sequences are, how many bonds atoms have, and if there are several parts."""
         super().setup(stage)
         if stage != "fit":
             return
@@ -294,6 +297,20 @@ class MoleculeSequence(AveragedGenerator):
         longest = max(item.edge_index.shape[1] // 2 + count + 1 for item, count in zip(items, parts, strict=True))
         self.limit.fill_(min(longest + longest // 4, self.codec.longest()))
         self.fragments.fill_(max(parts) > 1)
+        self.valence.copy_(self._bonds_of(items))
+
+    def _bonds_of(self, items: Sequence[Any]) -> Tensor:
+        """The largest total bond order of every atom type among molecules, (atom types,)."""
+        kind = torch.cat([item.x for item in items])
+        sizes = torch.tensor([item.num_nodes for item in items])
+        bonds = torch.tensor([item.edge_index.shape[1] for item in items])
+        atom = torch.cat([item.edge_index[0] for item in items]) + (sizes.cumsum(0) - sizes).repeat_interleave(bonds)
+        order = self.codec.order_of_bond[torch.cat([item.edge_attr for item in items])]
+        total = torch.zeros_like(kind).scatter_add_(0, atom, order)
+        return torch.zeros_like(self.codec.valence).scatter_reduce_(0, kind, total, "amax")
+
+    def _grammar(self, rows: int, length: int) -> Grammar:
+        return Grammar(self.codec, rows, length, bool(self.fragments), self.device, self.valence)
 
     def losses(self, batch: Any, rng: KeyedRNG) -> dict[str, Tensor]:
         """Cross-entropy of the next token among the allowed ones; squared error of hidden properties."""
@@ -330,7 +347,7 @@ class MoleculeSequence(AveragedGenerator):
 
     def _trace(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """What the network sees before every token, and which tokens were allowed there."""
-        grammar = Grammar(self.codec, len(tokens), self.codec.longest(), bool(self.fragments), self.device)
+        grammar = self._grammar(len(tokens), self.codec.longest())
         latest, views, allowed = torch.zeros_like(tokens[:, 0]), [], []
         for token in tokens.T:
             views.append(view(grammar, latest))
@@ -375,8 +392,9 @@ class MoleculeSequence(AveragedGenerator):
         """The scaffold of every row."""
         asked = requests.condition.get(SCAFFOLD)
         texts = [""] * len(requests) if asked is None else asked.tolist()
+        atom_types = self._ready_schema()["atom_types"]
         known = {
-            text: parse_scaffold(text, self._ready_schema()["atom_types"], self.codec.max_atoms)
+            text: parse_scaffold(text, atom_types, self.codec.max_atoms, self.valence.tolist())
             for text in dict.fromkeys(texts)
             if text
         }
@@ -444,9 +462,8 @@ class MoleculeSequence(AveragedGenerator):
 
     def _tokens(self, asked: dict[str, Tensor], rng: KeyedRNG, how: _How) -> Tensor:
         """Draw sequences token by token, (rows, length)."""
-        count, limit = len(rng), int(self.limit)
-        grammar = Grammar(self.codec, count, limit, bool(self.fragments), self.device)
-        guide = None
+        count, guide = len(rng), None
+        grammar = self._grammar(count, int(self.limit))
         if any(how.scaffolds):
             guide = ScaffoldGuide(self.codec, how.scaffolds, self._ready_schema(), rng.fork("scaffold"))
             guide.start(grammar)

@@ -21,6 +21,7 @@ class ScaffoldGuide:
     The scaffold has a spanning tree of its own, from a random atom. Children that belong to it come first, so an atom
     of the scaffold is next wherever the atom in turn still owes one; only its number of children is left to the model,
     which says how many branches grow from it. Valence is held back for the bonds of the scaffold that are to come.
+    Where attachment points say what grows, one branch grows from each of them.
 
     Args:
         codec: The vocabulary.
@@ -29,7 +30,7 @@ class ScaffoldGuide:
         rng: One seed a row; says in which order the scaffold is written.
     """
 
-    _GIVEN = ("bond", "kind", "children", "need", "room", "rings", "size", "marked")
+    _GIVEN = ("bond", "kind", "children", "need", "room", "must", "rings", "size", "marked")
     _STATE = (*_GIVEN, "place", "closed", "inside", "owed")
 
     def __init__(
@@ -62,6 +63,8 @@ class ScaffoldGuide:
         self.rings = token.gather(2, nearest)
         self.size = graphs.mask.sum(1)
         self.marked = torch.tensor([s is not None and s.marked for s in scaffolds], device=rng.device)
+        #: New bonds that every atom has to get.
+        self.must = self.room * self.marked[:, None]
         #: Atoms and ring closures written so far; whether the atom written last is one of the scaffold.
         self.place, self.closed = torch.zeros_like(self.size), torch.zeros_like(self.size)
         self.inside = torch.zeros_like(self.marked)
@@ -70,7 +73,7 @@ class ScaffoldGuide:
 
     def start(self, grammar: Grammar) -> None:
         """Tell the grammar how many atoms have to come, and lengthen the sequences by the ring closures."""
-        grammar.pending = grammar.pending + self.size
+        grammar.pending = grammar.pending + self.size + self.must.sum(1)
         grammar.left = grammar.left + (self.rings < _NONE).sum((1, 2))
 
     def __getitem__(self, rows: Tensor) -> ScaffoldGuide:
@@ -107,10 +110,11 @@ class ScaffoldGuide:
         # An atom of the scaffold closes the rings of the scaffold, and no others.
         allowed = allowed & ~(self.inside[:, None] & rings)
         extra = codec.children.to(device) - self._now(self.children, self.place)[:, None]
-        most = torch.minimum(self._now(self.room, self.place), grammar.room)
+        least = self._now(self.must, self.place)
+        most = torch.minimum(self._now(self.room, self.place), grammar.room + least)
         same = codec.bond.to(device) == self._now(self.bond, self.place)[:, None]
         same &= codec.kind.to(device) == self._now(self.kind, self.place)[:, None]
-        atom = same & (extra >= 0) & (extra <= most[:, None]) & ~rings
+        atom = same & (extra >= least[:, None]) & (extra <= most[:, None]) & ~rings
         atom[:, :2] = False
         ring = self._ring()
         exact = torch.arange(codec.size, device=device) == ring[:, None]
@@ -134,9 +138,9 @@ class ScaffoldGuide:
         grammar.held[rows, site] -= torch.where(bonded, order - self.codec.reserve, 0)
         for end in (depth, (depth - distance).clamp(min=0)):
             grammar.held[rows, end] -= torch.where(ring, order, 0)
-        children = self._now(self.children, self.place)
-        need = self._now(self.need, self.place)
-        grammar.pending = grammar.pending - torch.where(atom, children + first.long(), 0)
+        children, need = self._now(self.children, self.place), self._now(self.need, self.place)
+        came = children + self._now(self.must, self.place) + first.long()
+        grammar.pending = grammar.pending - torch.where(atom, came, 0)
         is_atom = self.codec.is_atom(token)
         grammar.advance(token)
         here = is_atom[:, None] & (torch.arange(self.owed.shape[1], device=token.device) == grammar.depth[:, None])

@@ -207,6 +207,7 @@ class Grammar:
         length: Places that a sequence has, with its end.
         fragments: Molecules may have several parts.
         device: Where.
+        valence: int64 (atom types,), the largest total bond order of each; None: that of the vocabulary.
 
     Example:
         >>> codec = MoleculeTokens({"max_nodes": 2, "bond_types": ["SINGLE"], "atom_types": ["C"]}, torch.tensor([4]))
@@ -228,6 +229,7 @@ class Grammar:
         length: int,
         fragments: bool = False,
         device: torch.device | str | None = None,
+        valence: Tensor | None = None,
     ) -> None:
         self.codec, self.fragments = codec, fragments
         values = {"atoms": 0, "depth": -1, "ring": 1, "left": length, "slots": 0, "pending": 0}
@@ -237,8 +239,16 @@ class Grammar:
             setattr(self, name, torch.zeros((rows, codec.max_atoms), dtype=torch.int64, device=device))
         self.done = torch.zeros(rows, dtype=torch.bool, device=device)
         self._places = torch.arange(codec.max_atoms, device=device)
-        tables = (codec.order, codec.children, codec.distance, codec.valence[codec.kind])
-        self._order, self._children, self._distance, self._valence = (table.to(self.done.device) for table in tables)
+        tables = (
+            codec.order,
+            codec.children,
+            codec.distance,
+            codec.kind,
+            codec.valence if valence is None else valence,
+        )
+        self._order, self._children, self._distance, kind, limits = (table.to(self.done.device) for table in tables)
+        self._valence = limits[kind]
+        self._possible = (self._order + self._children * codec.reserve <= self._valence)[2 : codec.first_ring]
 
     atoms: Tensor
     #: Depth of the atom written last, -1 before the first.
@@ -298,7 +308,8 @@ class Grammar:
         ring = (self._order[first:] <= most) & (self._distance[first:] > self.ring[:, None])
         ring &= (going & (self.left - 2 >= self.slots + self.pending))[:, None]
         end = going & (self.slots == 0) & (self.atoms > 0) & (self.pending == 0)
-        return torch.cat([self.done[:, None], end[:, None], atom & going[:, None], ring], 1)
+        atom &= self._possible & going[:, None]
+        return torch.cat([self.done[:, None], end[:, None], atom, ring], 1)
 
     def other_end(self, token: Tensor) -> Tensor:
         """Return the number of the atom at the other end of the bond that a token makes, (rows,); -1 for none."""

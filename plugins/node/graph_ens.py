@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_synth.errors import ConfigError
 from lightning_synth.losses import neighbour_mean
-from lightning_synth.plugins.node.base import Neighbours, NewNodes, draw_of_class, race
+from lightning_synth.plugins.node.base import Neighbours, NewNodes, race
 from lightning_synth.plugins.node.guided import GuidedSynthesizer, ShiftedInput
 from lightning_synth.requests import KeyedRNG
 
@@ -90,30 +90,32 @@ class GraphENS(GuidedSynthesizer):
             rng: Scalar-seeded.
         """
         guide: Guide = self.prepared(data)
-        target = self._targets(data, len(source), rng.fork("target"))
+        # Few draws of many numbers: target, degree, and three for the mixing ratio.
+        u = rng.fork("nodes").uniform((len(source), 5))
+        target = self._targets(data, u[:, 0])
         distance = divergence(guide.belief[source], guide.belief[target])
-        x = self._features(data, guide, source, target, distance, rng.fork("features"))
+        x = self._features(data, guide, source, target, distance, u[:, 2:], rng.fork("features"))
         share = torch.softmax(torch.stack([torch.zeros_like(distance), -distance]), 0)
-        row, neighbour, edge = mixed_neighbours(guide.near, source, target, share, rng.fork("neighbours"))
+        row, neighbour, edge = mixed_neighbours(guide.near, source, target, share, u[:, 1], rng.fork("neighbours"))
         return NewNodes(source, x, row, neighbour, edge)
 
-    def _targets(self, data: Any, count: int, rng: KeyedRNG) -> Tensor:
+    def _targets(self, data: Any, u: Tensor) -> Tensor:
         """Draw training nodes, each class in proportion to the logarithm of its count (section 3.2)."""
         train = data.train_mask.nonzero()[:, 0]
         counts = torch.bincount(data.y[train])
         # A class with one node has log 1 = 0; where all have one, they count alike.
         mass = counts.double().log() if bool((counts > 1).any()) else counts.double()
         weight = (mass / counts.clamp(min=1)).clamp(min=0)[data.y[train]]
-        return draw_of_class(train, torch.zeros_like(train), torch.zeros(count, dtype=torch.int64), rng, weight)
+        bounds = weight.cumsum(0)
+        return train[torch.searchsorted(bounds, u.double() * bounds[-1], right=True).clamp(max=len(train) - 1)]
 
     def _features(
-        self, data: Any, guide: Guide, source: Tensor, target: Tensor, distance: Tensor, rng: KeyedRNG
+        self, data: Any, guide: Guide, source: Tensor, target: Tensor, distance: Tensor, u: Tensor, rng: KeyedRNG
     ) -> Tensor:
         """Mix features, with those that matter most for the target taken from the source."""
         new, width = len(source), data.x.shape[1]
         # The middle one of three uniform numbers has the law Beta(2, 2).
-        ratio = rng.uniform((new, 3)).median(1).values[:, None]
-        ratio = ratio.expand(new, width).clone()
+        ratio = u.median(1).values[:, None].expand(new, width).clone()
         most = int(width * self.hparams["keep"])
         if most and new:
             # Earliest arrivals of a race in proportion to the gradient: a draw without replacement, in order.
@@ -137,7 +139,7 @@ def divergence(p: Tensor, q: Tensor) -> Tensor:
 
 
 def mixed_neighbours(
-    near: Neighbours, source: Tensor, target: Tensor, share: Tensor, rng: KeyedRNG
+    near: Neighbours, source: Tensor, target: Tensor, share: Tensor, u: Tensor, rng: KeyedRNG
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw neighbours without replacement from a mixture of the neighbourhoods of two nodes.
 
@@ -146,6 +148,7 @@ def mixed_neighbours(
         source: int64 (new,).
         target: int64 (new,).
         share: float (2, new), weights of the two neighbourhoods.
+        u: float (new,) in [0, 1), draw the node whose degree a new node takes after.
         rng: Scalar-seeded.
 
     Returns:
@@ -155,12 +158,12 @@ def mixed_neighbours(
     Example:
         >>> near = Neighbours(torch.tensor([[1, 2], [0, 0]]), 3)
         >>> one, none = torch.tensor([0]), torch.tensor([[1.0], [0.0]])
-        >>> row, neighbour, _ = mixed_neighbours(near, one, one, none, KeyedRNG(1))
+        >>> row, neighbour, _ = mixed_neighbours(near, one, one, none, torch.zeros(1), KeyedRNG(1))
         >>> len(row) <= 2, set(neighbour.tolist()) <= {1, 2}
         (True, True)
     """
-    nodes, new = len(near.degree), len(source)
-    model = rng.fork("degree").integers(nodes, (new,))
+    nodes = len(near.degree)
+    model = (u.double() * nodes).long()
     quota = near.degree[model].minimum(near.degree[source])
     parts = []
     for parent, weight in zip((source, target), share, strict=True):
@@ -173,5 +176,5 @@ def mixed_neighbours(
     first = torch.full_like(key, len(near.edge) + int(edge.max()) if len(edge) else 0)
     first = first.scatter_reduce(0, entry, edge, "amin")
     row = key // nodes
-    won = race(row, total, rng.fork("race").uniform((len(key),)), quota)
+    won = race(row, total, rng.uniform((len(key),)), quota)
     return row[won], key[won] % nodes, first[won]

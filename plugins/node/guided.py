@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch.nn import functional as F
 from lightning_synth.downstream.gnn import GNN, GraphInput
 from lightning_synth.errors import ConfigError
 from lightning_synth.losses import class_counts, class_weights
-from lightning_synth.plugins.node.base import NewNodes, NodeSynthesizer
+from lightning_synth.plugins.node.base import NodeSynthesizer
 from lightning_synth.requests import KeyedRNG
 
 
@@ -101,7 +100,3 @@ class GuidedSynthesizer(NodeSynthesizer):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam with weight decay, as usual for these networks."""
         return torch.optim.Adam(self.parameters(), lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"])
-
-    @abstractmethod
-    def draw(self, data: Any, source: Tensor, rng: KeyedRNG) -> NewNodes:
-        """Make new nodes; see `NodeSynthesizer`."""

@@ -32,6 +32,9 @@ def seconds(work):
 @pytest.mark.benchmark
 def test_reading_is_mostly_rdkit(smiles):
     part = smiles[:2000]
+    # Imports are not what is measured.
+    few = read_table(smiles[-5:])
+    to_smiles(MoleculeItems(few, np.arange(5), few.names, BONDS), {"atom_types": few.names, "bond_types": BONDS})
     rdkit, _ = seconds(lambda: [Chem.MolToSmiles(Chem.MolFromSmiles(text)) for text in part])
     ours, table = seconds(lambda: read_table(part))
     items = MoleculeItems(table, np.arange(len(table)), table.names, BONDS)
@@ -65,5 +68,6 @@ def test_ten_thousand_molecules(smiles):
     assert len(_CACHE["compared"]) >= 9_000
     options = {"schema": schema, "metrics": METRICS, "floor_repeats": 0}
     spent, report = seconds(lambda: molecule_report(train, test, generated, **options))
-    print(f"10,000 molecules: {spent:.1f} s of one processor")
-    assert spent < 45 and report.loc["valid", "value"] == 1
+    qed, _ = seconds(lambda: [QED.qed(Chem.MolFromSmiles(text)) for text in test[:1000]])
+    print(f"10,000 molecules: {spent:.1f} s of one processor, as long as RDKit's QED of {1000 * spent / qed:,.0f}")
+    assert spent < 32 * qed and report.loc["valid", "value"] == 1

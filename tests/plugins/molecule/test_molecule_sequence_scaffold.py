@@ -48,17 +48,22 @@ def test_random_weights_contain_the_scaffold(model, scaffold):
     ("scaffold", "where"),
     [
         ("[*]c1ccccc1", "[c;!$([cH])]1[cH][cH][cH][cH][cH]1"),
-        ("[*:1]N1CCN([*])CC1", "N1[CH2][CH2]N[CH2][CH2]1"),
+        ("[*:1]N1CCN([*])CC1", "[N;X3,X4]1(-*)[CH2][CH2][N;X3,X4](-*)[CH2][CH2]1"),
         ("O=C1NC([*])CN1", "O=C1[NH]C[CH2][NH]1"),
     ],
 )
 def test_growth_only_at_attachment_points(model, scaffold, where):
     molecules = grown(model, scaffold)
     exact = Chem.MolFromSmarts(where)
-    bare = Chem.MolFromSmiles(parse_scaffold(scaffold, ["C", "N", "O"], 30).smiles).GetNumAtoms()
-    larger = [mol for mol in molecules if mol.GetNumAtoms() > bare]
-    assert len(larger) > 20
-    assert all(mol.HasSubstructMatch(exact) for mol in larger)
+    assert all(mol.HasSubstructMatch(exact) for mol in molecules)
+    bare = len(parse_scaffold(scaffold, ["C", "N", "O"], 30).atoms)
+    assert all(mol.GetNumAtoms() >= bare + scaffold.count("*") for mol in molecules)
+
+
+def test_the_last_atoms_are_kept_for_attachment_points(model):
+    size = model.codec.max_atoms - 2
+    molecules = grown(model, "[*]" + "C" * size + "[*]", n=20)
+    assert all(mol.GetNumAtoms() == size + 2 for mol in molecules)
 
 
 def test_each_row_has_a_scaffold_of_its_own_or_none(model):
@@ -85,6 +90,7 @@ def test_rows_do_not_depend_on_the_batch(model):
         ("c1ccccc", "not a SMILES"),
         ("FC(F)(F)F", "no attachment room"),
         ("C" * 30, "no attachment room"),
+        ("[*]CC" + "C" * 20 + "C([*])CC[*]", "no attachment room"),
         ("CC.CC", "fragments"),
         ("CBr", "'Br'"),
         ("[*]=C", "one single bond"),

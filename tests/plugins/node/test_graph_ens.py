@@ -17,7 +17,7 @@ from lightning_synth.requests import KeyedRNG
 
 def test_targets_are_drawn_by_the_logarithm_of_the_counts(graph, fit) -> None:
     model = fit("graph_ens", graph, steps=1, hidden=8)
-    found = model._targets(graph, 40_000, KeyedRNG(0))
+    found = model._targets(graph, KeyedRNG(0).uniform((40_000,)))
     assert bool(graph.train_mask[found].all())
     counts = torch.bincount(graph.y[graph.train_mask]).float()
     shares = torch.bincount(graph.y[found]) / len(found)
@@ -46,7 +46,7 @@ def test_features_lie_between_the_parents(graph, fit) -> None:
     model = fit("graph_ens", graph, hidden=8, keep=0.0)
     guide, train = model.prepared(graph), graph.train_mask.nonzero()[:, 0]
     source, target = train[:1].expand(5000), train[-1:].expand(5000)
-    x = model._features(graph, guide, source, target, torch.zeros(5000), KeyedRNG(0))
+    x = model._features(graph, guide, source, target, torch.zeros(5000), KeyedRNG(1).uniform((5000, 3)), KeyedRNG(0))
     ratio = (x - graph.x[target]) / (graph.x[source] - graph.x[target])
     torch.testing.assert_close(ratio, ratio[:, :1].expand(-1, 4), atol=1e-3, rtol=0)
     # Beta(2, 2) has the mean 1/2 and the variance 1/20.
@@ -60,7 +60,8 @@ def test_what_matters_most_for_the_target_comes_from_the_source(graph, fit) -> N
     guide.saliency = torch.tensor([8.0, 4.0, 2.0, 1.0]).expand(len(train), 4)
     source, target = train[:1].expand(20_000), train[-1:].expand(20_000)
     for distance, kept in ((0.0, 1), (1.0, 1), (100.0, 2)):  # sigmoid(d / 3) of two features, rounded down
-        x = model._features(graph, guide, source, target, torch.full((20_000,), distance), KeyedRNG(0))
+        u, kl = KeyedRNG(1).uniform((20_000, 3)), torch.full((20_000,), distance)
+        x = model._features(graph, guide, source, target, kl, u, KeyedRNG(0))
         protected = (x == graph.x[source]).float()
         assert set(protected.sum(1).tolist()) == {kept}
         if kept == 1:
@@ -75,7 +76,7 @@ class TestNeighbours:
     def draw(self, share: float, new: int = 60_000, near: Neighbours | None = None):
         source, target = torch.zeros(new, dtype=torch.int64), torch.ones(new, dtype=torch.int64)
         shares = torch.tensor([[1 - share], [share]]).expand(2, new)
-        return mixed_neighbours(near or self.near, source, target, shares, KeyedRNG(3))
+        return mixed_neighbours(near or self.near, source, target, shares, KeyedRNG(2).uniform((new,)), KeyedRNG(3))
 
     def test_the_first_one_is_drawn_from_the_mixture(self) -> None:
         # Every node has one neighbour more often than not: quota 1 where the model node has one.

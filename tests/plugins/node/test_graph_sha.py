@@ -46,10 +46,10 @@ def test_neighbours_follow_the_pagerank(graph) -> None:
     # Walks have one step and stop after each with probability 0.3.
     exact = stop * walk @ torch.linalg.inv(torch.eye(60) - (1 - stop) * walk)
     source = int(near.degree.argmax())
-    row, neighbour, _ = pagerank_neighbours(near, torch.full((60_000,), source), stop, KeyedRNG(0))
+    row, neighbour, _ = pagerank_neighbours(near, torch.full((15_000,), source), stop, KeyedRNG(0))
     rank = torch.arange(len(row)) - torch.searchsorted(row, row)
     found = torch.bincount(neighbour[rank == 0], minlength=60) / int((rank == 0).sum())
-    torch.testing.assert_close(found.double(), exact[source], atol=0.01, rtol=0)
+    torch.testing.assert_close(found.double(), exact[source], atol=0.015, rtol=0)
     assert len(torch.unique(row * 60 + neighbour)) == len(row)
     assert int(torch.bincount(row).max()) <= int(near.degree[source])
 
