@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_synth.errors import ConfigError
+from lightning_synth.errors import ConfigError, NotFittedError, SchemaMismatchError
+from lightning_synth.generator import Generator
 from lightning_synth.requests import KeyedRNG
-from lightning_synth.schema import Items, Schema
+from lightning_synth.schema import Items, Schema, schema_diff
 from lightning_synth.transforms.parts import keep_marks
 
 #: Domains whose batches are PyG graphs.
@@ -31,14 +32,18 @@ def fit_transform(transform: Any, items: Items, schema: Schema) -> Any:
     """Fit a mixup, on a copy, to training graphs; other transforms stay as they are.
 
     Args:
-        transform: Of graphs.
+        transform: Of graphs; in the node domain also a fitted generator, which then makes a new version in every step.
         items: Training graphs.
         schema: Of them.
 
     Raises:
         ConfigError: If it is no PyG transform, or data and transform do not go together.
+        NotFittedError: If it is a generator that was not fitted.
+        SchemaMismatchError: If it was fitted to other data.
     """
     domain = schema["domain"]
+    if isinstance(transform, Generator) and transform.domain == domain == "node":
+        return _fitted(transform, schema)
     if domain not in GRAPHS or not is_transform(transform):
         kind = "PyG transforms (lightning_synth.transforms)" if domain in GRAPHS else "generators that augment"
         raise ConfigError(f"data of the domain {domain} needs {kind}, got {type(transform).__name__}")
@@ -47,6 +52,16 @@ def fit_transform(transform: Any, items: Items, schema: Schema) -> Any:
     if domain == "node":
         raise ConfigError(f"{type(transform).__name__} mixes labelled graphs; the data is one graph with node labels")
     return copy.copy(transform).fit(items, schema["num_classes"])
+
+
+def _fitted(generator: Generator, schema: Schema) -> Generator:
+    """Refuse a generator that was not fitted to this graph: networks are not trained in passing."""
+    if not generator.is_fitted:
+        name = type(generator).__name__
+        raise NotFittedError(f"{name} is not fitted: fit it to the data first, then pass it here")
+    if difference := schema_diff(schema, generator.schema or {}):
+        raise SchemaMismatchError(f"{type(generator).__name__} was fitted to other data: {difference}")
+    return generator
 
 
 def augment_graphs(transforms: Sequence[Any], probs: Sequence[float], batch: Any, rng: KeyedRNG) -> Any:

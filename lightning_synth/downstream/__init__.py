@@ -34,18 +34,18 @@ _MODULES = {
 __all__ = [
     "FingerprintForest",
     "FingerprintForestRegressor",
-    "MoleculeGIN",
-    "MoleculeGINRegressor",
     "GAT",
     "GCN",
     "GIN",
-    "WDCNN",
-    "GraphSAGE",
-    "RandomForest",
-    "get_downstream",
     "GRU4Rec",
+    "GraphSAGE",
+    "MoleculeGIN",
+    "MoleculeGINRegressor",
+    "RandomForest",
     "SASRec",
     "SequentialRules",
+    "WDCNN",
+    "get_downstream",
 ]
 
 if TYPE_CHECKING:
@@ -64,9 +64,10 @@ def get_downstream(name: str) -> Any:
     """Return a downstream model class.
 
     Args:
-        name: ``random_forest``, ``wdcnn``, ``gin``, ``gcn``, ``gat``, ``graphsage``, or the dotted path of a class with
-            the same interface: made with ``schema=``, trained as a LightningModule or by ``fit(items, weight=,
-            seed=)``, and with ``predict(items)``.
+        name: ``random_forest wdcnn gin gcn gat graphsage molecule_gin molecule_gin_regressor fingerprint_forest
+            fingerprint_forest_regressor sasrec gru4rec sequential_rules``, or the dotted path of a class with the same
+            interface: made with ``schema=``, trained as a LightningModule or by ``fit(items, weight=, seed=)``, and with
+            ``predict(items)``, or with ``score(items)`` and the name of its ``metric``.
 
     Raises:
         ConfigError: If there is no such model.

@@ -198,7 +198,8 @@ class Converter:
 
     def _graph(self, item: Any) -> Any:
         # In the node domain, provenance belongs to nodes and is part of the augmented graph.
-        own = [name for name in PROVENANCE if self.layout["domain"] == "node" and name in item]
+        marks = PROVENANCE if self.layout["domain"] == "node" else ()
+        own = [name for name in (*marks, *self.optional) if name in item]
         names = _names(self.real_item)
         graph = type(self.real_item)(num_nodes=int(item.num_nodes))
         for name in names:

@@ -218,7 +218,10 @@ class MoleculeItems(Sequence[Any]):
         """Return one ``Data`` for an integer, `MoleculeItems` for a slice or an index array."""
         if isinstance(index, (int, np.integer)):
             return self._item(int(self.rows[index]))
-        chosen = self.rows[index if isinstance(index, slice) else np.asarray(index)]
+        if not isinstance(index, slice):
+            index = np.asarray(index)
+            index = index.astype(np.int64) if index.size == 0 else index
+        chosen = self.rows[index]
         return MoleculeItems(self.table, chosen, *self._vocabulary, self.columns)
 
     def __iter__(self) -> Iterator[Any]:

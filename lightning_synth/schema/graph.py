@@ -368,6 +368,7 @@ class NodeDomain(GraphDomain):
     """One large ``Data`` with ``train_mask``, ``val_mask``, ``test_mask``; the batch is the graph itself."""
 
     name = "node"
+    optional = ("edge_is_synthetic",)
     structure: ClassVar[tuple[str, ...]] = ("num_features", "num_classes")
 
     def describe(self, items: Items, **known: Any) -> Schema:

@@ -143,7 +143,7 @@ class SequenceItems(Sequence[dict[str, Tensor]]):
         mask = index >= self.start[:, None]
         index = torch.where(mask, index, 0)
         batch = {
-            name: torch.where(mask, values[index], 0) if len(values) else mask.to(values.dtype)
+            name: values[index].masked_fill(~mask, 0) if len(values) else mask.to(values.dtype)
             for name, values in self.columns.items()
         }
         batch |= self.rows

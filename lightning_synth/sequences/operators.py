@@ -318,7 +318,7 @@ class RepPad(Operator):
         within = back % period
         filled = (back < period * (copies + 1)) & (within < size)
         source = (length - 1 - within).expand_as(mask)
-        fields = {name: torch.where(filled, value.gather(1, source), 0) for name, value in _columns(batch).items()}
+        fields = {name: value.gather(1, source).masked_fill(~filled, 0) for name, value in _columns(batch).items()}
         return batch | fields | {"padding_mask": filled}
 
 

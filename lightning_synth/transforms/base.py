@@ -95,8 +95,9 @@ def transform_with(transform: Any, data: Any, rng: KeyedRNG) -> Any:
     """Apply a transform with given randomness.
 
     Args:
-        transform: A `GraphTransform`, any other PyG transform, or a ``Compose`` of them. Other transforms are applied
-            graph by graph, and draw, if they do, from the generators that they always use.
+        transform: A `GraphTransform`, a fitted generator that can augment, any other PyG transform, or a ``Compose`` of
+            them. Other transforms are applied graph by graph, and draw, if they do, from the generators that they
+            always use.
         data: PyG ``Data`` or ``Batch``; not changed.
         rng: One seed a graph.
 
@@ -115,6 +116,8 @@ def transform_with(transform: Any, data: Any, rng: KeyedRNG) -> Any:
         return data
     if isinstance(transform, GraphTransform):
         return transform.apply(copy.copy(data), rng)
+    if callable(getattr(transform, "augment", None)):
+        return transform.augment(data, rng)
     if data.get("ptr") is None:
         return transform(data)
     return keep_marks(Batch.from_data_list([transform(graph) for graph in data.to_data_list()]), data)

@@ -459,10 +459,10 @@ def _fixed(scaffold: Scaffold | None, schema: Mapping[str, Any], n: int) -> tupl
         return known, 1
     size, types = len(scaffold.atoms), schema["bond_types"]
     needed = size + (sum(scaffold.room) if scaffold.marked else 1)
-    missing = {BOND_TYPES[order - 1] for *_, order in scaffold.bonds} - set(types)
-    if needed > n or missing:
-        why = f"training molecules have no {', '.join(missing)} bond" if missing else f"they have at most {n} atoms"
-        raise ConfigError(f"scaffold {scaffold.smiles!r} does not fit into molecules of {needed} atoms: {why}")
+    orders = [order for *_, order in scaffold.bonds] + [1] * scaffold.marked
+    missing = {BOND_TYPES[order - 1] for order in orders} - set(types)
+    if missing:
+        raise ConfigError(f"scaffold {scaffold.smiles!r} has a {missing.pop()} bond; training molecules have none")
     known.x[0, :size] = torch.tensor([schema["atom_types"].index(name) for name in scaffold.atoms])
     known.fixed_x[0, :size] = known.fixed_e[0, :size, :size] = True
     bonds = [(first, second, types.index(BOND_TYPES[order - 1])) for first, second, order in scaffold.bonds]

@@ -107,7 +107,9 @@ class GraphENS(GuidedSynthesizer):
         mass = counts.double().log() if bool((counts > 1).any()) else counts.double()
         weight = (mass / counts.clamp(min=1)).clamp(min=0)[data.y[train]]
         bounds = weight.cumsum(0)
-        return train[torch.searchsorted(bounds, u.double() * bounds[-1], right=True).clamp(max=len(train) - 1)]
+        place = torch.searchsorted(bounds, u.double() * bounds[-1], right=True)
+        targets: Tensor = train[place.clamp(max=len(train) - 1)]
+        return targets
 
     def _features(
         self, data: Any, guide: Guide, source: Tensor, target: Tensor, distance: Tensor, u: Tensor, rng: KeyedRNG

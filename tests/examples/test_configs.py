@@ -16,8 +16,8 @@ def test_no_config_is_forgotten():
     found = {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")}
     covered = {"fit_fault_diffusion.yaml", "generate.yaml", "fit_classifier.yaml"}
     covered |= {f"diffusion_ts/{name}.yaml" for name in ("stocks", "etth", "energy")}
-    covered |= {"study/sequence_augmentation.yaml"}
-    assert found == covered | {"study/demo.yaml", "study/tep.yaml", "study/cwru.yaml", "study/graphs.yaml"}
+    studies = ("demo", "tep", "cwru", "graphs", "molecules", "node_imbalance", "sequence_augmentation")
+    assert found == covered | {f"study/{name}.yaml" for name in studies}
 
 
 @pytest.mark.parametrize("name", ["stocks", "etth", "energy"])
@@ -38,18 +38,26 @@ def test_fit_generate_and_mix(tmp_path, monkeypatch):
     main(["fit", "-c", str(CONFIGS / "fit_classifier.yaml"), "--trainer.max_steps=2", *QUIET])
 
 
+FOREST = {"n_estimators": 5}
+MODELS = {
+    "graphs.yaml": {"random_forest": FOREST, "gin": {}},
+    "molecules.yaml": {"fingerprint_forest": FOREST, "molecule_gin": {}},
+    "node_imbalance.yaml": {"gcn": {}, "gcn_tam": {"name": "gcn", "tam": True}},
+}
+
+
 def _tiny_study(name, tmp_path, **changes):
     config = yaml.safe_load((CONFIGS / "study" / name).read_text())
     arms = {arm: {**(settings or {}), **changes.get(arm, {})} for arm, settings in config["generators"].items()}
     config.update(
         generators=arms,
-        shots=[2],
+        shots=[2] if "shots" in config else None,
         draws=1,
         seeds=1,
-        pool_size=20,
+        pool_size=2 if name == "node_imbalance.yaml" else 20,
         generator_steps=2,
         downstream_steps=2,
-        downstream={"random_forest": {"n_estimators": 5}, "gin" if name == "graphs.yaml" else "wdcnn": {}},
+        downstream=MODELS.get(name, {"random_forest": FOREST, "wdcnn": {}}),
         evaluation=False,
         out=str(tmp_path / "out"),
         accelerator="cpu",
@@ -66,10 +74,10 @@ def test_the_demo_study(tmp_path, capsys):
     assert "Undecided" in capsys.readouterr().out and (tmp_path / "out" / "report.html").exists()
 
 
-@pytest.mark.parametrize("name", ["tep.yaml", "cwru.yaml", "graphs.yaml"])
+@pytest.mark.parametrize("name", ["tep.yaml", "cwru.yaml", "graphs.yaml", "molecules.yaml", "node_imbalance.yaml"])
 def test_the_studies_of_real_data(name, tmp_path, data_root):
     # 50 steps of sampling untrained networks would show nothing more than 2.
-    config, path = _tiny_study(name, tmp_path, defog={"num_steps": 2})
+    config, path = _tiny_study(name, tmp_path, defog={"num_steps": 2}, molecule_flow={"num_steps": 2})
     where = config["data"]["init_args"]
     for key in ("path", "root", "source"):
         if key in where:

@@ -32,6 +32,7 @@ def test_items_are_those_of_encode():
         assert all(torch.equal(item[name], one[name]) for name in ("x", "edge_index", "edge_attr"))
     assert [item.smiles for item in items[1:3]] == items.smiles[1:3] and items[-1].smiles == items.smiles[-1]
     assert items[np.array([4, 0])].smiles == [items.smiles[4], items.smiles[0]]
+    assert len(items[[]]) == 0, "a batch of synthetic items alone asks for no real ones"
 
 
 def test_unknown_types_are_found():

@@ -37,12 +37,12 @@ def test_sequential_rules_have_their_known_strength_within_ten_seconds(data_root
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("name", "ndcg"), [("beauty", 0.050), ("toys", 0.055)])
-def test_sasrec_beats_what_augmentation_papers_report(data_root, name: str, ndcg: float) -> None:
-    data, model = recommendations(data_root, name), SASRec()
+def test_sasrec_without_augmentation_beats_published_augmentations_of_it(data_root) -> None:
+    # BASRec reports .0455 on these files (KingGugu/BASRec), RepPad .0415 (KingGugu/RepPad).
+    data, model = recommendations(data_root, "beauty"), SASRec()
     with quiet():
         quiet_trainer(max_epochs=40, limit_val_batches=0).fit(model, datamodule=data)
-    assert model.score(data.test_items())["ndcg@10"] > ndcg
+    assert model.score(data.test_items())["ndcg@10"] > 0.0455
 
 
 def gini(counts: np.ndarray) -> float:
