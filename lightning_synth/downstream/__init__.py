@@ -66,8 +66,8 @@ def get_downstream(name: str) -> Any:
     Args:
         name: ``random_forest wdcnn gin gcn gat graphsage molecule_gin molecule_gin_regressor fingerprint_forest
             fingerprint_forest_regressor sasrec gru4rec sequential_rules``, or the dotted path of a class with the same
-            interface: made with ``schema=``, trained as a LightningModule or by ``fit(items, weight=, seed=)``, and with
-            ``predict(items)``, or with ``score(items)`` and the name of its ``metric``.
+            interface: made with ``schema=``, trained as a LightningModule or by ``fit(items, weight=, seed=)``, and
+            with ``predict(items)``, or with ``score(items)`` and the name of its ``metric``.
 
     Raises:
         ConfigError: If there is no such model.
