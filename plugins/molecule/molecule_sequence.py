@@ -203,7 +203,8 @@ class MoleculeSequence(AveragedGenerator):
 
     Sampling options (keywords of ``sample``): ``temperature, top_k, guidance_scale`` override the above. ``best_of=k``
     draws k molecules for every row and keeps the one whose properties, as the model itself predicts them, are nearest
-    to those asked for; ``Samples.score`` then tells k and the predicted distance.
+    to those asked for; ``Samples.score`` then tells k and the predicted distance. With a scaffold, its
+    ``draws`` counts how often a row was drawn until RDKit found the scaffold in it.
 
     Shapes:
         batch: PyG ``Batch`` with ``x``, ``edge_attr``, ``y`` (molecules, properties), NaN for missing ones.
@@ -385,7 +386,10 @@ class MoleculeSequence(AveragedGenerator):
         how = _How(temperature, top_k, scale, self._scaffolds(requests))
         with self.averaged_weights():
             if best_of == 1:
-                return self._molecules(self._sequences(asked, rng.fork("tokens"), how))
+                tokens, draws = self._sequences(asked, rng.fork("tokens"), how)
+                # What was drawn again is counted, not hidden.
+                score = {"draws": draws} if SCAFFOLD in requests.condition else {}
+                return Scored(self._molecules(tokens), score)
             return self._best(asked, rng.fork("tokens"), how, best_of)
 
     def _scaffolds(self, requests: SampleRequests) -> list[Scaffold | None]:
@@ -407,7 +411,7 @@ class MoleculeSequence(AveragedGenerator):
             raise ConfigError("best_of compares properties: ask for at least one, with property_weight above 0")
         drawn, distances = [], []
         for i in range(count):
-            tokens = self._sequences(asked, rng.fork(f"candidate {i}"), how)
+            tokens, _ = self._sequences(asked, rng.fork(f"candidate {i}"), how)
             error = (self._predicted(tokens, how) - target).square()
             drawn.append(tokens)
             distances.append(error.nanmean(1).sqrt())
@@ -424,8 +428,8 @@ class MoleculeSequence(AveragedGenerator):
         out: Tensor = self.head(known[torch.arange(len(tokens), device=self.device), (tokens != PAD).sum(1) - 1])
         return out
 
-    def _sequences(self, asked: dict[str, Tensor], rng: KeyedRNG, how: _How) -> Tensor:
-        """Draw sequences, (rows, length), as many at a time as memory allows.
+    def _sequences(self, asked: dict[str, Tensor], rng: KeyedRNG, how: _How) -> tuple[Tensor, Tensor]:
+        """Draw sequences, (rows, length), as many at a time as memory allows, and count the draws of each row.
 
         A part of a molecule can become aromatic, or cease to be, by what grows around it; RDKit then no longer finds
         the scaffold. Such rows are drawn again.
@@ -433,14 +437,16 @@ class MoleculeSequence(AveragedGenerator):
         cached = int(self.limit) * int(self.hparams.d_model) * int(self.hparams.depth) * 2
         rows = torch.arange(len(rng), device=rng.device)
         drawn = torch.full((len(rng), self.codec.longest()), PAD, device=rng.device)
+        draws = torch.zeros(len(rng), device=rng.device)
         for attempt in range(_ATTEMPTS):
+            draws[rows] += 1
             for part in rows.split(max(16, _CACHED // cached)):
                 condition = {name: value[part] for name, value in asked.items()}
                 tokens = self._tokens(condition, rng.fork(attempt)[part], how.of(part))
                 drawn[part] = F.pad(tokens, (0, drawn.shape[1] - tokens.shape[1]))
             rows = rows[~self._contained(drawn[rows], how.of(rows).scaffolds)]
             if not len(rows):
-                return drawn[:, : int((drawn != PAD).sum(1).max())]
+                return drawn[:, : int((drawn != PAD).sum(1).max())], draws
         lost = how.of(rows).scaffolds[0]
         raise InvalidSamplesError(
             f"no molecule that contains {lost.smiles if lost else ''!r} was found in {_ATTEMPTS} attempts"

@@ -44,6 +44,14 @@ def test_random_weights_contain_the_scaffold(model, scaffold):
     assert len({Chem.MolToSmiles(mol) for mol in molecules}) > 30
 
 
+def test_draws_are_counted(model):
+    scaffolds = ["c1ccccc1", ""] * 20
+    samples = model.sample(40, condition={"scaffold": scaffolds}, seed=1)
+    draws = samples.score["draws"]
+    assert (draws[1::2] == 1).all() and (draws[::2] >= 1).all()
+    assert "draws" not in model.sample(4).score
+
+
 @pytest.mark.parametrize(
     ("scaffold", "where"),
     [
