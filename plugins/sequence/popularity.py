@@ -12,8 +12,8 @@ from lightning_synth.requests import KeyedRNG, SampleRequests
 class Popularity(SequenceResampler):
     """Sequences of independent items with the popularity and the lengths of training, and no order at all.
 
-    The TopPop of Cremonesi et al. 2010 (doi:10.1145/1864708.1864721), sampled instead of ranked. Every fidelity metric has
-    to be read beside it: it wins on popularity, and none of its transitions means anything.
+    The TopPop of Cremonesi et al. 2010 (doi:10.1145/1864708.1864721), sampled instead of ranked. Every fidelity metric
+    has to be read beside it: it wins on popularity, and none of its transitions means anything.
 
     Example:
         >>> from lightning_synth.testing import tiny_items, tiny_schema
