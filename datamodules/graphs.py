@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from lightning_synth.datamodules.base import EpochSampler, ItemsDataModule, Splits
 from lightning_synth.datamodules.graph_readers import GraphSource, read_graphs
 from lightning_synth.datamodules.procedural import PROCEDURAL
-from lightning_synth.datamodules.windows import draw_shots
+from lightning_synth.datamodules.windows import draw_shots, left_out
 from lightning_synth.errors import ConfigError, DataError
 from lightning_synth.schema import describe, item_hashes
 
@@ -232,7 +232,9 @@ class GraphDataModule(ItemsDataModule):
         items = self._with_conditions(table.items(self.x, self.edge_attr))
         labels = table.y if source.class_names and table.y is not None else np.zeros(len(items), np.int64)
         part = self._without_unusable(self._parts(source, items, labels), table.num_nodes)
-        part = self._few(self._imbalanced(part, labels, source.class_names), labels)
+        rows = np.flatnonzero(part == _TRAIN)
+        part[rows[left_out(labels[rows], source.class_names, self.imbalance, self.draw)]] = _UNUSED
+        part = self._few(part, labels)
         # Types are those of the whole set: one that only a test graph has is no unknown type.
         whole = describe(items, "graph")
         known = {name: whole[name] for name in ("num_node_types", "num_edge_types")}
@@ -307,19 +309,6 @@ class GraphDataModule(ItemsDataModule):
                 raise DataError(f"{message}, the largest is graph {first} with {sizes[first]}; or use oversize='drop'")
             warnings.warn(f"{message}: left out", stacklevel=2)
             part[large] = _UNUSED
-        return part
-
-    def _imbalanced(self, part: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
-        """Keep a part of the training graphs of some classes."""
-        for name, keep in (self.imbalance or {}).items():
-            if str(name) not in class_names:
-                raise ConfigError(f"imbalance names class {name!r}; classes: {', '.join(class_names) or 'none'}")
-            label = class_names.index(str(name))
-            index = np.flatnonzero((part == _TRAIN) & (labels == label))
-            count = round(keep * len(index)) if isinstance(keep, float) and keep <= 1 else int(keep)
-            if not 1 <= count <= len(index):
-                raise ConfigError(f"imbalance keeps {count} of the {len(index)} training graphs of class {name!r}")
-            part[np.random.default_rng((self.draw, label)).permutation(index)[count:]] = _UNUSED
         return part
 
     def _few(self, part: np.ndarray, labels: np.ndarray) -> np.ndarray:

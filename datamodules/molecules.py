@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_synth.datamodules.base import ItemsDataModule, Splits
 from lightning_synth.datamodules.graphs import stratified_split
-from lightning_synth.datamodules.windows import draw_shots
+from lightning_synth.datamodules.windows import draw_shots, left_out
 from lightning_synth.errors import ConfigError, DataError
 from lightning_synth.molecules.properties import compute_properties, murcko_scaffolds
 from lightning_synth.molecules.representation import BOND_TYPES, Fragments, to_smiles
@@ -236,7 +236,9 @@ class MoleculeDataModule(ItemsDataModule):
         # Of the whole training split, so that neither schema nor test set depend on the shots.
         atom_types = list(self.atom_types or table.vocabulary(train))
         part = self._without_unknown(table, part, atom_types)
-        part = self._few(self._imbalanced(part, labels, classes), labels)
+        train = np.flatnonzero(part == _TRAIN)
+        part[train[left_out(labels[train], classes, self.imbalance, self.draw)]] = _UNUSED
+        part = self._few(part, labels)
         names, columns = self._columns(table, targets, labels, source.text)
         indices = (np.flatnonzero(part == code) for code in (_TRAIN, _VAL, _TEST))
         items = [MoleculeItems(table, index, atom_types, BOND_TYPES, columns) for index in indices]
@@ -426,18 +428,6 @@ class MoleculeDataModule(ItemsDataModule):
                 f"stereochemistry; the first is row {table.row[across.min()]}): duplicates='drop' leaves them out",
                 stacklevel=2,
             )
-        return part
-
-    def _imbalanced(self, part: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
-        for name, keep in (self.imbalance or {}).items():
-            if str(name) not in class_names:
-                raise ConfigError(f"imbalance names class {name!r}; classes: {', '.join(class_names)}")
-            label = class_names.index(str(name))
-            index = np.flatnonzero((part == _TRAIN) & (labels == label))
-            count = round(keep * len(index)) if isinstance(keep, float) and keep <= 1 else int(keep)
-            if not 1 <= count <= len(index):
-                raise ConfigError(f"imbalance keeps {count} of the {len(index)} training molecules of class {name!r}")
-            part[np.random.default_rng((self.draw, label)).permutation(index)[count:]] = _UNUSED
         return part
 
     def _few(self, part: np.ndarray, labels: np.ndarray) -> np.ndarray:

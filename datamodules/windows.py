@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -155,3 +156,37 @@ def draw_shots(labels: np.ndarray, shots: int, draw: int, exempt: Sequence[int] 
             index = np.random.default_rng((draw, int(label))).permutation(index)[:shots]
         chosen.append(index)
     return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, np.int64)
+
+
+def left_out(
+    labels: np.ndarray, class_names: Sequence[str], imbalance: Mapping[Any, float] | None, draw: int = 0
+) -> np.ndarray:
+    """Choose which training items to leave out so that some classes become rare.
+
+    Args:
+        labels: int64 (items,), of the training items.
+        class_names: Of all classes.
+        imbalance: Class name to how many of its items are kept, or which share; None leaves nothing out.
+        draw: Which choice.
+
+    Returns:
+        int64 indices of what is left out.
+
+    Raises:
+        ConfigError: If a class is unknown, or has fewer items than should be kept.
+
+    Example:
+        >>> sorted(left_out(np.array([0, 0, 1, 1]), ["a", "b"], {"b": 1}))[0] in (2, 3)
+        True
+    """
+    out = [np.zeros(0, dtype=np.int64)]
+    for name, keep in (imbalance or {}).items():
+        if str(name) not in class_names:
+            raise ConfigError(f"imbalance names class {name!r}; classes: {', '.join(class_names) or 'none'}")
+        label = class_names.index(str(name))
+        index = np.flatnonzero(labels == label)
+        count = round(keep * len(index)) if isinstance(keep, float) and keep <= 1 else int(keep)
+        if not 1 <= count <= len(index):
+            raise ConfigError(f"imbalance keeps {count} of the {len(index)} training items of class {name!r}")
+        out.append(np.random.default_rng((draw, label)).permutation(index)[count:])
+    return np.concatenate(out)
