@@ -12,7 +12,7 @@ from lightning_synth.sequence_model import CausalTransformer
 
 
 class SASRec(SequenceRecommender):
-    """Self-attentive sequential recommendation (Kang & McAuley 2018, arXiv 1808.09781), pre-norm, tied item table.
+    """Self-attentive sequential recommendation (Kang & McAuley 2018, arXiv 1808.09781), tied item table.
 
     The loss matters more than anything else: with a softmax in place of one binary negative it passes what was
     published for augmentation on top of the original (Klenitskiy & Vasilev 2023, arXiv 2309.07602).

@@ -151,6 +151,17 @@ def test_step_imbalance():
     assert counts(graph) == [20, 20, 20]
 
 
+def test_draws_are_those_of_the_published_code():
+    graph = random_split(tiny_node(300), 20, 3)
+    for draw in (0, 1):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(101 + draw)  # its global seed, of which the first use is this permutation
+            order = torch.randperm(20)
+        rare = (graph.train_mask & (graph.y == 2)).nonzero()[:, 0]
+        made = make_imbalanced(graph, 10, draw=draw)
+        assert set((made.train_mask & (graph.y == 2)).nonzero()[:, 0].tolist()) == set(rare[order[:2]].tolist())
+
+
 def test_a_ratio_beyond_the_labels_takes_unused_nodes():
     graph = tiny_node(600)
     graph.train_mask, graph.val_mask, graph.test_mask = (torch.zeros(600, dtype=torch.bool) for _ in range(3))
@@ -347,7 +358,7 @@ def test_impossible_choices():
         NodeDataModule(bare, split="public").setup()
     with pytest.raises(ConfigError, match="minority"):
         make_imbalanced(tiny_node(), 5, minority=3)
-    with pytest.raises(ConfigError, match="ratio"):
+    with pytest.raises(ConfigError, match="rho"):
         make_imbalanced(tiny_node(), 0.5)
 
 
