@@ -1,9 +1,10 @@
 """Imbalanced node classification on Cora: does synthesis of rare nodes beat a better loss?
 
 The protocol of GraphENS and TAM: the public split, the last three classes cut to 20 / rho labels (rho 100: one label
-beside 100), row-normalised features, GCN, the best validation step counts. Every arm takes the number of layers with
-the better validation score on the first draw of labels (the papers choose it by validation, too). Synthetic nodes are
-drawn anew for every training step. Mean and standard error over draws.
+beside 100; the draws are those of their code), row-normalised features, GCN, the best validation step counts. Every arm
+takes the number of layers, and the parameters of TAM, with the best validation score on the first draw of labels (the
+papers choose them by validation, too). Synthetic nodes are drawn anew for every training step. Mean and standard error
+over draws.
 
     python examples/node_imbalance.py ../shared/data/graphs/cora_planetoid.npz --out node_imbalance.jsonl
 
@@ -45,6 +46,8 @@ ARMS: dict[str, tuple[str | None, dict[str, Any], dict[str, Any]]] = {
     "node_mixup": ("node_mixup", {}, {}),
     "gaug": ("gaug", {}, {}),
 }
+#: Parameters of TAM to choose from, half of the grid of its authors.
+TAM = {"tam_alpha": (2.5, 1.5, 0.5), "tam_phi": (1.2, 0.8)}
 
 
 class FreshGraphs(Dataset[Any]):
@@ -80,25 +83,32 @@ def training_loader(arm: str, data: Any, seed: int, options: argparse.Namespace)
     return DataLoader(fresh, batch_size=1, collate_fn=lambda graphs: graphs[0])
 
 
-def run(arm: str, rho: float, layers: int, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+def settings(arm: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Settings of the classifier that an arm chooses from."""
+    grid = {"num_layers": options.layers, **(TAM if ARMS[arm][2].get("tam") else {})}
+    return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+
+
+def run(arm: str, rho: float, setting: dict[str, Any], seed: int, options: argparse.Namespace) -> dict[str, Any]:
     start = time.process_time()
     data = ls.datamodules.NodeDataModule(options.path, imbalance=rho, draw=seed, normalize_features=True)
     loader = training_loader(arm, data, seed, options)
     fitted = time.process_time()
-    hparams = {"hidden": options.hidden, "num_layers": layers, **ARMS[arm][2]}
+    hparams = {"hidden": options.hidden, **ARMS[arm][2], **setting}
     model = get_downstream(options.net)(schema=data.schema, seed=seed, **hparams)
     trainer(options.steps).fit(model, loader)
     done = time.process_time()
     return {
-        "arm": arm, "rho": rho, "layers": layers, "seed": seed, "validation": model.best_validation,
+        "arm": arm, "rho": rho, "setting": setting, "seed": seed, "validation": model.best_validation,
         **model.score(data.test_items()), "seconds": done - fitted, "generator_seconds": fitted - start,
     }  # fmt: skip
 
 
-def chosen_layers(records: list[dict[str, Any]], arm: str, rho: float) -> int:
-    """Number of layers with the best validation score on the first draw."""
+def chosen(records: list[dict[str, Any]], arm: str, rho: float) -> dict[str, Any]:
+    """The setting with the best validation score on the first draw."""
     first = [r for r in records if (r["arm"], r["rho"], r["seed"]) == (arm, rho, 0)]
-    return int(max(first, key=lambda r: r["validation"])["layers"])
+    setting: dict[str, Any] = max(first, key=lambda r: r["validation"])["setting"]
+    return setting
 
 
 def table(records: list[dict[str, Any]]) -> str:
@@ -108,10 +118,10 @@ def table(records: list[dict[str, Any]]) -> str:
         for arm in ARMS:
             if not any((r["arm"], r["rho"]) == (arm, rho) for r in records):
                 continue
-            layers = chosen_layers(records, arm, rho)
-            cells = [r for r in records if (r["arm"], r["rho"], r["layers"]) == (arm, rho, layers)]
+            setting = chosen(records, arm, rho)
+            cells = [r for r in records if (r["arm"], r["rho"], r["setting"]) == (arm, rho, setting)]
             shown = [_mean(cells, key) for key in ("balanced_accuracy", "macro_f1", "accuracy")]
-            where = f"{arm:22} {rho:4g} {layers:6d}"
+            where = f"{arm:22} {rho:4g} {setting['num_layers']:6d}"
             lines.append(f"{where}  {shown[0]:>17}  {shown[1]:>13}  {shown[2]:>13} {len(cells):4d}")
     return "\n".join(lines)
 
@@ -140,12 +150,12 @@ def main() -> None:
     records = []
     if options.out is not None and options.out.exists():
         records = [json.loads(line) for line in options.out.read_text().splitlines()]
-    done = {(r["arm"], r["rho"], r["layers"], r["seed"]) for r in records}
+    done = [(r["arm"], r["rho"], r["setting"], r["seed"]) for r in records]
     for rho, seed, arm in product(options.rho, range(options.seeds), options.arms):
-        for layers in options.layers if seed == 0 else [chosen_layers(records, arm, rho)]:
-            if (arm, rho, layers, seed) in done:
+        for setting in settings(arm, options) if seed == 0 else [chosen(records, arm, rho)]:
+            if (arm, rho, setting, seed) in done:
                 continue
-            records.append(run(arm, rho, layers, seed, options))
+            records.append(run(arm, rho, setting, seed, options))
             if options.out is not None:
                 with options.out.open("a") as file:
                     file.write(json.dumps(records[-1]) + "\n")

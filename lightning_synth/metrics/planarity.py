@@ -42,8 +42,23 @@ def is_planar(num_nodes: int, edges: npt.ArrayLike) -> bool:
         >>> is_planar(5, k5), is_planar(5, k5[:, 1:])
         (False, True)
     """
-    neighbours = _neighbours(num_nodes, edges)
-    if sum(map(len, neighbours)) // 2 > max(3 * num_nodes - 6, 1):
+    return is_planar_list(_neighbours(num_nodes, edges))
+
+
+def is_planar_list(neighbours: Sequence[Sequence[int]]) -> bool:
+    """Say whether a graph is planar, given the neighbours of each node.
+
+    Args:
+        neighbours: Of every node; no node is its own or another's twice.
+
+    Returns:
+        As `is_planar`.
+
+    Example:
+        >>> is_planar_list([[1, 2], [0, 2], [0, 1]])
+        True
+    """
+    if sum(map(len, neighbours)) // 2 > max(3 * len(neighbours) - 6, 1):
         return False
     order, parent, height = _depth_first(neighbours)
     hanging: list[list[_Edge]] = [[] for _ in neighbours]
@@ -143,4 +158,4 @@ def _trim(stack: list[Pair], h: int) -> None:
                 side.pop()
 
 
-__all__ = ["is_planar"]
+__all__ = ["is_planar", "is_planar_list"]

@@ -29,6 +29,9 @@ PRIORS = ("marginal", "absorbing", "uniform")
 #: Entries of n x n matrices sampled at once: 64 graphs of 64 nodes.
 _MAX_ENTRIES = 64**3
 _DIGRESS_STEPS = 500
+#: Time from which on graphs are held to a constraint: 16 of 50 steps of "polydec". Before, much of a graph is noise, as
+#: it was in training, and costly to constrain. Much later, the network cannot replace the edges that are refused.
+_CONSTRAINED_FROM = 0.9
 
 
 class DeFoG(AveragedGenerator):
@@ -70,7 +73,8 @@ class DeFoG(AveragedGenerator):
         batch: PyG ``Batch`` with int64 ``x`` (nodes,) and ``edge_attr`` (edges,), or without.
 
     Sampling options: ``sampler`` (a `Sampler`), or ``num_steps, eta, omega, distortion``; ``guidance_scale``;
-    ``constraint`` (`lightning_synth.constraints`), met by every sample; ``num_nodes`` (a number or one for each row).
+    ``constraint`` (`lightning_synth.constraints`), met by every sample and by all graphs on the way from time 0.9 on;
+    ``num_nodes`` (a number or one for each row).
 
     Example:
         >>> from lightning_synth.testing import tiny_schema
@@ -502,17 +506,17 @@ class Walk:
         p_x, p_e = model.prior_x.expand(*self.mask.shape, -1), model.prior_e.expand(len(self.pairs), -1)
         if start is None:
             x, e = self._draw(p_x, p_e, 0)
-            e = self._project(torch.zeros_like(e), e, p_e, 0)
         else:
             x, e = start.x[:, : self.pairs.n], self.pairs.at_upper(start.e[:, : self.pairs.n, : self.pairs.n])
-        belief = None
+        belief, constrained = None, torch.zeros_like(e)
         for step, (t, t_next) in enumerate(pairwise(times), start=1):
             p_x, p_e = law_x, law_e = belief = self.predict(x, e, t, belief)
             if t_next < 1:
                 law_x = sampler.step(p_x, x, t, t_next, model.prior_x)
                 law_e = sampler.step(p_e, e, t, t_next, model.prior_e)
-            x, proposed = self._draw(law_x, law_e, step)
-            e = self._project(e, proposed, p_e, step)
+            x, e = self._draw(law_x, law_e, step)
+            if t_next >= _CONSTRAINED_FROM:
+                e = constrained = self._project(constrained, e, p_e, step)
         return x.masked_fill(~self.mask, 0), self._complete(e, p_e)
 
     def predict(self, x: Tensor, e: Tensor, t: float, belief: Belief | None) -> Belief:

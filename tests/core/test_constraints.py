@@ -19,6 +19,7 @@ from lightning_synth.constraints import (
     project,
     satisfied,
 )
+from lightning_synth.constraints.drawing import Drawing
 from lightning_synth.errors import ConfigError
 
 
@@ -125,19 +126,64 @@ def test_tracker_agrees_with_the_oracle_edge_by_edge(constraint):
         assert grown.any()
 
 
+def triangulation(rng, n):
+    """Edges (edges, 2) of a Delaunay triangulation of random points."""
+    from scipy.spatial import Delaunay
+
+    triangles = Delaunay(rng.random((n, 2))).simplices
+    return np.unique(
+        np.sort(np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [0, 2]]]), 1), axis=0
+    )
+
+
 def test_a_dense_planar_graph_is_kept_whole():
     """A triangulation grows edge by edge in any order, although most of its embedding is forced."""
     rng = np.random.default_rng(0)
-    from scipy.spatial import Delaunay
-
-    triangles = Delaunay(rng.random((40, 2))).simplices
-    edges = np.unique(
-        np.sort(np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [0, 2]]]), 1), axis=0
-    )
     tracker = Planar().tracker(40)
-    for u, v in rng.permutation(edges).tolist():
+    for u, v in rng.permutation(triangulation(rng, 40)).tolist():
         assert tracker.allows(u, v)
         tracker.add(u, v)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.7])
+def test_a_triangulation_with_wrong_edges_is_inserted_greedily(kept):
+    rng, n = np.random.default_rng(1), 24
+    planar, wrong = np.zeros((2, n, n), dtype=bool)
+    planar[tuple(triangulation(rng, n).T)] = True
+    wrong[tuple(rng.integers(0, n, (2, 12)))] = True
+    old = np.triu(planar & (rng.random((n, n)) < kept))
+    old, new, score = old | old.T, planar | planar.T | wrong | wrong.T, rng.random((n, n))
+    np.fill_diagonal(new, False)
+    score = score + score.T
+    result = projected(Planar(), old[None], new[None], score[None], np.ones((1, n), dtype=bool))[0]
+    assert (result == greedy(Planar(), old, new, score)).all() and (new & ~result).any()
+
+
+def test_drawings_stay_plane():
+    """Euler's formula for the faces, whatever edges find a place, and leaves that move for them."""
+    for seed in range(10):
+        rng, n = np.random.default_rng(seed), 14
+        grown = nx.random_labeled_tree(n, seed=seed)
+        drawing = Drawing(grown.edges)
+        for u, v in rng.permutation(list(nx.non_edges(grown))).tolist():
+            if (place := drawing.place(u, v)) is not None:
+                drawing.add(u, v, place)
+                grown.add_edge(u, v)
+            rings = {node: list(ring) for node, ring in drawing.after.items()}
+            assert all(set(ring) == set(grown[node]) for node, ring in rings.items())
+            assert n - grown.number_of_edges() + faces(drawing) == 2
+        assert grown.number_of_edges() > 1.5 * n
+
+
+def faces(drawing):
+    left = {(a, b) for b, ring in drawing.after.items() for a in ring}
+    count = 0
+    while left:
+        edge, count = next(iter(left)), count + 1
+        while edge in left:
+            left.remove(edge)
+            edge = edge[1], drawing.after[edge[1]][edge[0]]
+    return count
 
 
 @pytest.mark.parametrize(

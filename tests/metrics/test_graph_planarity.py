@@ -6,7 +6,7 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from lightning_synth.metrics.planarity import is_planar
+from lightning_synth.metrics.planarity import is_planar, is_planar_list
 
 
 def planar(g: nx.Graph) -> bool:
@@ -22,6 +22,7 @@ def test_small_random_graphs_agree_with_networkx() -> None:
         upper = np.triu(rng.random((n, n)) < rng.uniform(0.1, 0.7), 1)
         expected = nx.check_planarity(nx.from_numpy_array(upper | upper.T))[0]
         assert is_planar(n, np.array(upper.nonzero())) == expected, upper.nonzero()
+        assert is_planar_list([row.nonzero()[0].tolist() for row in upper | upper.T]) == expected
         answers.append(expected)
     assert 200 < sum(answers) < 1300
 

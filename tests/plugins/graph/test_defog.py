@@ -7,7 +7,7 @@ import torch
 from torch_geometric.data import Data
 from torch_geometric.utils import to_networkx
 
-from lightning_synth.constraints import Connected, MaxDegree, Planar, Tree
+from lightning_synth.constraints import Connected, Constraint, MaxDegree, Planar, Tree
 from lightning_synth.datamodules import ItemsDataModule
 from lightning_synth.discrete_flow import PosteriorSampler, RateSampler
 from lightning_synth.errors import ConfigError
@@ -130,6 +130,28 @@ def test_constraints_hold_even_for_an_untrained_network(constraint, check, proce
     assert all(check(network) for network in networks(samples))
     free = untrained(process=process).sample(40, seed=3, num_steps=6)
     assert not all(check(network) for network in networks(free))
+
+
+class Anything(Constraint):
+    """Allows all graphs and notes how many it is asked about."""
+
+    def __init__(self):
+        self.asked = []
+
+    def holds(self, adjacency):
+        return True
+
+    def all_hold(self, adjacency, mask):
+        self.asked.append(len(adjacency))
+        return np.ones(len(adjacency), dtype=bool)
+
+
+def test_graphs_are_held_to_a_constraint_near_the_data_only():
+    model, anything = untrained(), Anything()
+    how = {"seed": 3, "num_steps": 20, "distortion": "identity"}
+    held, free = model.sample(8, constraint=anything, **how).items(), model.sample(8, **how).items()
+    assert all(torch.equal(a.edge_index, b.edge_index) for a, b in zip(held, free, strict=True))
+    assert len(anything.asked) == 3 and anything.asked[0] == 8  # at the times 0.9, 0.95 and 1
 
 
 def test_constrained_samples_do_not_depend_on_the_batch():
