@@ -24,8 +24,8 @@ class PoolAudit(Callback):
     """Marks samples that must not pass for new ones: ``accepted`` becomes False, scores say why, nothing is redrawn.
 
     Scores of 0 or 1: ``copy`` (equal, bit for bit, to a training item) and ``invalid`` (not an item of the schema:
-    non-finite values, labels out of range, edges to missing nodes...). `PoolWriter` stores them with each row and their
-    sums in the manifest, wherever this callback stands in the list.
+    non-finite values, labels out of range, edges to missing nodes, graphs that are no molecule...). `PoolWriter` stores
+    them with each row and their sums in the manifest, wherever this callback stands in the list.
 
     Args:
         train: Training items, or the DataModule that has them: copies are then found whatever their label. None: the
@@ -101,12 +101,17 @@ class PoolAudit(Callback):
 
     def _invalid(self, items: Items, schema: Mapping[str, Any]) -> np.ndarray:
         wrong = np.zeros(len(items), dtype=bool)
+        if schema["domain"] == "molecule":
+            # Generators leave the SMILES of a graph empty that RDKit does not accept.
+            wrong[:] = [item.get("smiles") == "" for item in items]
+            if wrong.any():
+                self._first_problem = self._first_problem or f"molecule {wrong.argmax()} is none: its smiles is empty"
         if self._problem(items, schema) is None:
             return wrong
         # Only now one by one: most batches are sound.
         for i, item in enumerate(items):
             problem = self._problem([item], schema)
-            wrong[i] = problem is not None
+            wrong[i] |= problem is not None
             self._first_problem = self._first_problem or problem or ""
         return wrong
 
@@ -144,7 +149,10 @@ class PoolAudit(Callback):
                 "max_invalid"
             )
         accepted, copies = self.counts["accepted"], self.counts["copy"]
-        rank_zero_info(f"audit: {rows} rows, {accepted} accepted, {invalid} invalid, {copies} copies of training items")
+        rank_zero_info(
+            f"audit: {rows} rows, {accepted} accepted, {invalid} invalid ({invalid / max(rows, 1):.0%}), "
+            f"{copies} copies of training items"
+        )
 
 
 def _is_datamodule(train: Any) -> bool:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from lightning_synth.errors import MissingExtraError
 from lightning_synth.metrics.distances import Array, seeded
+from lightning_synth.molecules.fragments import brics_fragments
 from lightning_synth.molecules.properties import property_function, scaffold_of
 from lightning_synth.molecules.representation import canonical_smiles, molecules, repair
 
@@ -27,6 +28,7 @@ COMPARED = ("logP", "qed", "SA", "MW", "TPSA")
 #: Properties of GuacaMol's score: continuous ones, then counts.
 CONTINUOUS = ("bertz", "logP", "MW", "TPSA")
 COUNTED = ("HBA", "HBD", "rotatable_bonds", "aliphatic_rings", "aromatic_rings")
+_SEVERAL = {"compared": COMPARED, "guacamol": (*CONTINUOUS, *COUNTED)}
 _BITS, _WL_BINS, _WL_ROUNDS, _FEW_BINS = 1024, 2048, 3, 128
 #: Molecules whose facts are kept, and chunk of ChemNet.
 _KEPT, _BATCH = 60_000, 256
@@ -87,11 +89,14 @@ class MoleculeSet:
         """One value a molecule.
 
         Args:
-            fact: ``compared``, ``guacamol``, ``descriptors``, ``morgan``, ``counts``, ``scaffold``, ``fragments``,
-                ``passes``.
+            fact: ``descriptors``, ``morgan``, ``counts``, ``scaffold``, ``fragments``, ``passes``, one of
+                `lightning_synth.molecules.properties.PROPERTIES`; or ``compared`` and ``guacamol``: several of them.
         """
+        if fact in _SEVERAL:
+            # One property after the other is faster than one molecule after the other: RDKit's patterns stay in cache.
+            return list(zip(*(self.column(name) for name in _SEVERAL[fact]), strict=True))
         known = _known(fact)
-        function = _FACTS[fact]
+        function = _FACTS.get(fact) or property_function(fact)
         values = [known.get(text) for text in self.smiles]
         for i, text in enumerate(self.smiles):
             if values[i] is None:
@@ -152,14 +157,17 @@ def smiles_of(
     ]
 
 
-def repaired_smiles(values: Any, schema: Mapping[str, Any] | None = None) -> list[str | None]:
+def repaired_smiles(
+    values: Any, schema: Mapping[str, Any] | None = None, raw: Sequence[str | None] | None = None
+) -> list[str | None]:
     """Read a sample after `lightning_synth.molecules.repair`; SMILES strings cannot be repaired.
 
     Args:
         values: As `smiles_of`.
         schema: Of the graphs.
+        raw: What `smiles_of` said; None reads the sample.
     """
-    raw = smiles_of(values, schema)
+    raw = smiles_of(values, schema) if raw is None else raw
     items = values.to_data_list() if hasattr(values, "to_data_list") else values
     items = items.items() if callable(getattr(items, "items", None)) else items
     return [
@@ -211,10 +219,6 @@ def _known(fact: str) -> dict[Any, Any]:
 # ----------------------------------------------------------------------------------------------------------- facts
 
 
-def _properties(names: Sequence[str]) -> Callable[[Chem.Mol], tuple[float, ...]]:
-    return lambda mol: tuple(float(property_function(name)(mol)) for name in names)
-
-
 @functools.cache
 def _generator(bits: int, radius: int) -> Any:
     from rdkit.Chem import rdFingerprintGenerator
@@ -229,12 +233,6 @@ def _morgan(mol: Chem.Mol) -> npt.NDArray[np.uint8]:
 def _wl(mol: Chem.Mol) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     counts = _generator(_WL_BINS, _WL_ROUNDS).GetCountFingerprint(mol).GetNonzeroElements()
     return np.array(list(counts), np.int64), np.array(list(counts.values()), np.int64)
-
-
-def _fragments(mol: Chem.Mol) -> tuple[str, ...]:
-    from rdkit import Chem
-
-    return tuple(Chem.MolToSmiles(Chem.FragmentOnBRICSBonds(mol)).split("."))
 
 
 def _scaffold(mol: Chem.Mol) -> str:
@@ -276,13 +274,11 @@ def _descriptors(mol: Chem.Mol) -> tuple[float, ...]:
 
 
 _FACTS: dict[str, Callable[[Any], Any]] = {
-    "compared": _properties(COMPARED),
-    "guacamol": _properties((*CONTINUOUS, *COUNTED)),
     "descriptors": _descriptors,
     "morgan": _morgan,
     "counts": _wl,
     "scaffold": _scaffold,
-    "fragments": _fragments,
+    "fragments": brics_fragments,
     "passes": _passes,
 }
 

@@ -71,7 +71,7 @@ def molecule_validity(
     total = max(len(found), 1)
     scores = {"valid": len(valid) / total}
     if repaired:
-        scores["valid_repaired"] = sum(text is not None for text in repaired_smiles(generated, schema)) / total
+        scores["valid_repaired"] = sum(text is not None for text in repaired_smiles(generated, schema, found)) / total
     return scores | {
         "unique": len(unique) / len(valid) if valid else NAN,
         "novel": len(new) / len(unique) if unique else NAN,

@@ -209,6 +209,58 @@ def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
     return unconditional + scale * (conditional - unconditional)
 
 
+def property_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of the properties that are known.
+
+    Args:
+        predicted: (rows, properties), standardised.
+        target: Same shape, NaN where unknown.
+
+    Example:
+        >>> property_loss(torch.tensor([[1.0, 5.0]]), torch.tensor([[3.0, torch.nan]]))
+        tensor(4.)
+    """
+    known = ~target.isnan()
+    return ((predicted - target.nan_to_num()).square() * known).sum() / known.sum().clamp(min=1)
+
+
+def check_best_of(target: Tensor, has_head: bool) -> None:
+    """Refuse to choose among candidates where there is nothing to choose by.
+
+    Args:
+        target: (rows, properties) asked for, NaN for what was not.
+        has_head: Whether the model predicts properties.
+
+    Raises:
+        ConfigError: If it does not, or a row asks for no property.
+    """
+    if not has_head or bool(target.isnan().all(1).any()):
+        raise ConfigError("best_of compares properties: ask for at least one, with property_weight above 0")
+
+
+def nearest_candidate(predicted: Sequence[Tensor], target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Choose, for every row, the candidate whose predicted properties are nearest to those asked for.
+
+    Args:
+        predicted: Of every candidate (rows, properties), standardised; NaN for one that must not be chosen.
+        target: (rows, properties) asked for, NaN for what was not.
+
+    Returns:
+        Number of the chosen candidate, int64 (rows,); and what `Samples.score` tells: ``best_of``, how many candidates
+        there were, and ``predicted_distance``, the root mean squared error in standard deviations (NaN if none could
+        be chosen).
+
+    Example:
+        >>> chosen, score = nearest_candidate([torch.tensor([[3.0]]), torch.tensor([[1.5]])], torch.tensor([[1.0]]))
+        >>> chosen.tolist(), score["predicted_distance"].tolist()
+        ([1], [0.5])
+    """
+    distances = torch.stack([(values - target).square().nanmean(1).sqrt() for values in predicted])
+    chosen = distances.nan_to_num(nan=torch.inf).argmin(0)
+    distance = distances.gather(0, chosen[None])[0]
+    return chosen, {"best_of": torch.full_like(distance, len(predicted)), "predicted_distance": distance}
+
+
 @dataclass(frozen=True)
 class Scaffold:
     """A part that molecules have to contain.

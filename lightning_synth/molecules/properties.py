@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,13 +30,14 @@ _RDKIT = {
     "aliphatic_rings": ("rdkit.Chem.rdMolDescriptors", "CalcNumAliphaticRings"),
     "HBA": ("rdkit.Chem.Lipinski", "NumHAcceptors"),
     "HBD": ("rdkit.Chem.Lipinski", "NumHDonors"),
-    "rotatable_bonds": ("rdkit.Chem.rdMolDescriptors", "CalcNumRotatableBonds"),
     "heavy_atoms": ("rdkit.Chem.Lipinski", "HeavyAtomCount"),
     "fsp3": ("rdkit.Chem.rdMolDescriptors", "CalcFractionCSP3"),
     "charge": ("rdkit.Chem.rdmolops", "GetFormalCharge"),
-    "bertz": ("rdkit.Chem.GraphDescriptors", "BertzCT"),
 }
-PROPERTIES = (*_RDKIT, "qed", "SA")
+PROPERTIES = (*_RDKIT, "rotatable_bonds", "bertz", "qed", "SA")
+#: Nearest atoms by which BertzCT tells atoms apart.
+_BERTZ_CUTOFF = 100
+_ROTATABLE = "_strictRotatableBonds"
 
 
 @functools.cache
@@ -56,8 +60,8 @@ def property_function(name: str) -> Callable[[Chem.Mol], float]:
     if name == "SA":
         function: Callable[[Chem.Mol], float] = _contributed_scorer().calculateScore
         return function
-    if name == "qed":
-        return _qed
+    if name in _OWN:
+        return _OWN[name]
     if name not in _RDKIT:
         raise ConfigError(f"unknown property {name!r}; known: {', '.join(PROPERTIES)}")
     module, attribute = _RDKIT[name]
@@ -78,7 +82,7 @@ def _qed(mol: Chem.Mol) -> float:
         HBA=sum(len(mol.GetSubstructMatches(pattern)) for pattern in QED.Acceptors),
         HBD=rdMolDescriptors.CalcNumHBD(mol),
         PSA=rdMolDescriptors.CalcTPSA(mol),
-        ROTB=rdMolDescriptors.CalcNumRotatableBonds(mol, rdMolDescriptors.NumRotatableBondsOptions.Strict),
+        ROTB=_rotatable_bonds(mol),
         AROM=len(ops.GetSSSR(aromatic)),
         ALERTS=len(_alerts().GetMatches(mol)),
     )
@@ -95,6 +99,61 @@ def _alerts() -> Any:
     return catalog
 
 
+def _bertz(mol: Chem.Mol) -> float:
+    """RDKit's BertzCT (Bertz 1981, doi:10.1021/ja00402a001), without a Python object for every atom and bond."""
+    from rdkit import Chem
+    from rdkit.ML.InfoTheory.rdInfoTheory import InfoEntropy
+
+    if mol.GetNumAtoms() < 2:
+        return 0.0
+    distance = Chem.GetDistanceMatrix(mol, useBO=True, useAtomWts=False, force=True, prefix="Balaban")
+    # Atoms are alike if they are as far from all others, to four decimals.
+    profile = np.rint(1e4 * np.sort(distance, axis=1)[:, :_BERTZ_CUTOFF])
+    seen: dict[bytes, int] = {}
+    kind = [seen.setdefault(row.tobytes(), len(seen)) for row in profile]
+    order = Chem.GetAdjacencyMatrix(mol, useBO=True)
+    # A dative bond is there in one direction only.
+    order = np.maximum(order, order.T)
+    bonds: list[list[tuple[int, float]]] = [[] for _ in kind]
+    first, second = np.nonzero(order)
+    for atom, other, bond in zip(first.tolist(), second.tolist(), order[first, second].tolist(), strict=True):
+        bonds[atom].append((other, bond))
+    connections: dict[Any, float] = {}
+    for atom, around in enumerate(bonds):
+        for i, (one, bond) in enumerate(around):
+            if bond > 1 and one > atom:
+                pair = (min(kind[atom], kind[one]), max(kind[atom], kind[one]))
+                connections[pair] = connections.get(pair, 0) + bond * (bond - 1) / 2
+            for two, next_bond in around[i + 1 :]:
+                angle = (min(kind[one], kind[two]), kind[atom], max(kind[one], kind[two]))
+                connections[angle] = connections.get(angle, 0) + bond * next_bond
+    counts = list(connections.values()) or [1]
+    elements = list(Counter(mol.GetAtomWithIdx(i).GetAtomicNum() for i in range(len(kind))).values())
+    spread = InfoEntropy(np.array(counts, float)) + math.log(sum(counts)) / math.log(2)
+    return float(mol.GetNumAtoms() * InfoEntropy(np.array(elements, float)) + sum(counts) * spread)
+
+
+def _rotatable_bonds(mol: Chem.Mol) -> int:
+    """RDKit's count, kept with the molecule (as RDKit keeps logP), since QED counts them as well."""
+    from rdkit.Chem import rdMolDescriptors
+
+    if not mol.HasProp(_ROTATABLE):
+        strict = rdMolDescriptors.NumRotatableBondsOptions.Strict
+        mol.SetIntProp(_ROTATABLE, rdMolDescriptors.CalcNumRotatableBonds(mol, strict), computed=True)
+    return int(mol.GetIntProp(_ROTATABLE))
+
+
+_OWN: dict[str, Callable[[Chem.Mol], float]] = {"rotatable_bonds": _rotatable_bonds, "bertz": _bertz, "qed": _qed}
+
+
+def _stereocentres(mol: Chem.Mol, includeUnassigned: bool = True) -> range:
+    """As many entries as ``Chem.FindMolChiralCenters``, which looks at every atom twice, in Python."""
+    from rdkit.Chem import rdMolDescriptors, rdmolops
+
+    rdmolops.AssignStereochemistry(mol, cleanIt=True, force=True, flagPossibleStereoCenters=includeUnassigned)
+    return range(rdMolDescriptors.CalcNumAtomStereoCenters(mol))
+
+
 def _contributed_scorer() -> Any:
     from rdkit import RDConfig
 
@@ -104,6 +163,8 @@ def _contributed_scorer() -> Any:
         raise ConfigError(f"the property SA needs RDKit's contributed {path}, which this installation lacks")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    # All that the scorer takes from there; more than half of its time is spent on it.
+    module.Chem = SimpleNamespace(FindMolChiralCenters=_stereocentres)  # type: ignore[attr-defined]
     return module
 
 

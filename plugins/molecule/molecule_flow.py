@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,11 +17,14 @@ from lightning_synth.molecules.conditioning import (
     SCAFFOLD,
     PropertyConditions,
     Scaffold,
+    check_best_of,
     check_guidance,
     guided,
+    nearest_candidate,
     parse_scaffold,
+    property_loss,
 )
-from lightning_synth.molecules.representation import BOND_TYPES, encode, to_smiles, valence_table
+from lightning_synth.molecules.representation import BOND_TYPES, decode, encode, to_smiles, valence_table
 from lightning_synth.plugins.graph.defog import DeFoG, Known
 from lightning_synth.plugins.graph.graph_transformer import Belief, Pairs, WalkFeatures
 from lightning_synth.requests import KeyedRNG, SampleRequests, Samples, Scored
@@ -58,6 +62,7 @@ class MoleculeFlow(DeFoG):
         guidance_scale: 0: unconditional; 1: conditional; more extrapolates.
         condition_dropout: Share of training molecules whose conditions are all hidden, for guidance; of the others a
             random subset stays.
+        property_weight: Weight of the loss of the property head, which predicts the properties of a finished molecule.
         text_encoder: ``"ngrams"``, or the name of a sentence-transformers model.
         lr: Learning rate.
         **kwargs: For `DeFoG`.
@@ -67,6 +72,9 @@ class MoleculeFlow(DeFoG):
 
     Sampling options: ``sampler`` (a `Sampler`), or ``num_steps, eta, omega, distortion``; ``guidance_scale``;
     ``constraint`` (`lightning_synth.constraints`); ``num_nodes``; ``start`` and ``strength``, see `optimise`.
+    ``best_of=k`` draws k molecules for every row and keeps the one whose properties, as the model itself predicts them,
+    are nearest to those asked for (an impossible graph only where all k are); ``Samples.score`` then tells k and the
+    predicted distance.
 
     Example:
         >>> from lightning_synth.testing import tiny_schema
@@ -96,12 +104,15 @@ class MoleculeFlow(DeFoG):
         eta: float = 0.0,
         guidance_scale: float = 1.0,
         condition_dropout: float = 0.1,
+        property_weight: float = 0.1,
         text_encoder: str = "ngrams",
         lr: float = 2e-3,
         **kwargs: Any,
     ) -> None:
         if not 0 <= condition_dropout < 1:
             raise ConfigError(f"condition_dropout must lie in [0, 1), got {condition_dropout}")
+        if property_weight < 0:
+            raise ConfigError(f"property_weight must not be negative, got {property_weight}")
         check_guidance(guidance_scale, condition_dropout)
         super().__init__(
             num_layers=num_layers,
@@ -116,16 +127,20 @@ class MoleculeFlow(DeFoG):
             eta=eta,
             guidance_scale=guidance_scale,
             condition_dropout=condition_dropout,
+            property_weight=property_weight,
             text_encoder=text_encoder,
             lr=lr,
             **kwargs,
         )
 
     def build_conditions(self, schema: dict[str, Any]) -> None:
-        """Make the embedding of conditions and the law of sizes."""
-        self.condition = PropertyConditions(schema, int(self.hparams["d_graph"]), self.hparams["text_encoder"])
+        """Make the embedding of conditions, the law of sizes and the property head."""
+        p = self.hparams
+        self.condition = PropertyConditions(schema, int(p["d_graph"]), p["text_encoder"])
         asked_for = bool(list(self.condition.parameters()))
-        self.sizes = SizeLaw(schema, int(self.hparams["d_graph"]) if asked_for else 0)
+        self.sizes = SizeLaw(schema, int(p["d_graph"]) if asked_for else 0)
+        properties = len(self.condition.names)
+        self.head = PropertyHead(schema, int(p["d_node"]), properties) if properties and p["property_weight"] else None
 
     def network_options(self, schema: dict[str, Any]) -> dict[str, Any]:
         """Input features: walks, cycles and valences; and the conditions, which are learned faster from there."""
@@ -137,6 +152,15 @@ class MoleculeFlow(DeFoG):
         self.fit_priors(items)
 
     # Training ------------------------------------------------------------------------------------------------------
+
+    def losses(self, batch: Any, rng: KeyedRNG) -> dict[str, Tensor]:
+        """Cross-entropy of the clean types; squared error of the properties of the clean molecule."""
+        losses = super().losses(batch, rng)
+        if self.head is not None:
+            target = self.condition.standardised(self.condition.of_batch(batch), int(batch.num_graphs))
+            losses["properties"] = property_loss(self.head(DenseGraphs.from_batch(batch)), target)
+            losses["loss"] = losses["loss"] + self.hparams["property_weight"] * losses["properties"]
+        return losses
 
     def embed_batch(self, batch: Any, rng: KeyedRNG) -> Tensor:
         """Embed a random subset of the conditions of each training molecule, (molecules, d_graph)."""
@@ -172,6 +196,7 @@ class MoleculeFlow(DeFoG):
         guidance_scale: float | None = None,
         constraint: Constraint | None = None,
         num_nodes: int | Sequence[int] | Tensor | None = None,
+        best_of: int = 1,
         start: Sequence[str] | None = None,
         strength: float = 0.5,
     ) -> Any:
@@ -180,29 +205,61 @@ class MoleculeFlow(DeFoG):
         sampler = sampler or self._sampler_with({name: value for name, value in given.items() if value is not None})
         scale = float(self.hparams["guidance_scale"] if guidance_scale is None else guidance_scale)
         check_guidance(scale, float(self.hparams["condition_dropout"]))
-        if not bool(self.condition.specified(self.condition.of_requests(requests), len(requests)).all()):
+        asked = self.condition.of_requests(requests)
+        if not bool(self.condition.specified(asked, len(requests)).all()):
             self.condition.check_null(float(self.hparams["condition_dropout"]))
+        if best_of < 1:
+            raise ConfigError(f"{best_of=} must be at least 1")
         scaffolds = self._scaffolds(requests)
-        known, least = self._known(scaffolds)
-        if known is not None and start is not None:
-            raise ConfigError("a scaffold has the first atoms of a sample: editing given molecules cannot keep one")
-        noisy = None if start is None else self._noised(start, requests, rng, strength)
-        if noisy is not None:
-            counts = noisy.mask.sum(1)
-        elif num_nodes is not None:
-            counts = self._counts(requests, rng, num_nodes)
+        walk = partial(self.walk, requests, sampler=sampler, guidance_scale=scale, constraint=constraint)
+        if start is None:
+            draw = partial(self._grown, requests, scaffolds, walk, scale, num_nodes)
         else:
+            draw = partial(self._edited, requests, scaffolds, walk, start, strength)
+        batch, score = (draw(rng), {}) if best_of == 1 else self._best(draw, rng, asked, best_of)
+        if SCAFFOLD in requests.condition:
+            score["has_scaffold"] = found(batch.smiles, scaffolds)
+        return Scored(batch, score)
+
+    def _grown(
+        self,
+        requests: SampleRequests,
+        scaffolds: Sequence[Scaffold | None],
+        walk: Callable[..., Any],
+        scale: float,
+        num_nodes: int | Sequence[int] | Tensor | None,
+        rng: KeyedRNG,
+    ) -> Any:
+        """Walk from the prior; a molecule has as many atoms as asked for, or as p(n | condition) says."""
+        known, least = self._known(scaffolds)
+        if num_nodes is None:
             counts = self._sizes(requests, rng, scale, least)
+        else:
+            counts = self._counts(requests, rng, num_nodes)
         if bool((counts < least).any()):
             raise ConfigError(
                 f"a scaffold needs molecules of at least {int(least.max())} atoms, got {int(counts.min())}"
             )
-        since = 0.0 if noisy is None else 1 - strength
-        batch = self.walk(
-            requests, rng, counts, sampler, scale, constraint=constraint, known=known, start=noisy, since=since
-        )
-        batch = with_smiles(batch, self._ready_schema())
-        return batch if known is None else Scored(batch, {"has_scaffold": found(batch.smiles, scaffolds)})
+        return with_smiles(walk(rng, counts, known=known), self._ready_schema())
+
+    def _best(
+        self, draw: Callable[[KeyedRNG], Any], rng: KeyedRNG, asked: dict[str, Tensor], count: int
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """Of several molecules for every row, the one whose predicted properties are nearest to those asked for."""
+        target, schema = self.condition.standardised(asked, len(rng)), self._ready_schema()
+        check_best_of(target, self.head is not None)
+        drawn = [draw(rng.fork(f"candidate {i}")) for i in range(count)]
+        chosen, score = nearest_candidate([self._predicted(batch) for batch in drawn], target)
+        items = [batch.to_data_list() for batch in drawn]
+        return collate([items[k][row] for row, k in enumerate(chosen.tolist())], schema), score
+
+    def _predicted(self, batch: Any) -> Tensor:
+        """Standardised properties of finished molecules, (rows, properties); NaN of those that are none."""
+        assert self.head is not None
+        with self.averaged_weights():
+            predicted: Tensor = self.head(DenseGraphs.from_batch(batch))
+        invalid = torch.tensor([not smiles for smiles in batch.smiles], device=predicted.device)
+        return predicted.masked_fill(invalid[:, None], torch.nan)
 
     def _sizes(self, requests: SampleRequests, rng: KeyedRNG, scale: float, least: Tensor) -> Tensor:
         """Draw sizes of at least ``least`` from p(n | condition)."""
@@ -240,16 +297,17 @@ class MoleculeFlow(DeFoG):
 
         Args:
             smiles: Molecules of at most as many atoms as the largest training molecule.
-            target: As ``condition`` of `sample`, e.g. ``{"logP": 3.0}``.
+            target: As ``condition`` of `sample`, e.g. ``{"logP": 3.0}``; of a ``scaffold``, which every molecule must
+                have, atoms and bonds stay as they are, and with attachment points all its other bonds as well.
             strength: Share of the noise: 0 returns the molecules as they are, 1 forgets all but their sizes.
             seed: Of the samples.
             **options: Of the sampler.
 
         Returns:
-            One sample a molecule, in order.
+            One sample a molecule, in order; with a scaffold ``score["has_scaffold"]`` says where RDKit finds it.
 
         Raises:
-            ConfigError: If the strength is outside [0, 1], a molecule is too large, or the target names a scaffold.
+            ConfigError: If the strength is outside [0, 1], a molecule is too large, or it lacks the scaffold.
             DataError: If a SMILES cannot be read, or has atom types that training had not.
 
         Example:
@@ -261,23 +319,104 @@ class MoleculeFlow(DeFoG):
         """
         return self.sample(len(smiles), condition=target, seed=seed, start=list(smiles), strength=strength, **options)
 
-    def _noised(self, start: Sequence[str], requests: SampleRequests, rng: KeyedRNG, strength: float) -> DenseGraphs:
-        """Noise molecules (row i takes entry i modulo their number) to the time 1 - strength."""
-        if not 0 <= strength <= 1:
-            raise ConfigError(f"strength must lie in [0, 1], got {strength}")
+    def _edited(
+        self,
+        requests: SampleRequests,
+        scaffolds: Sequence[Scaffold | None],
+        walk: Callable[..., Any],
+        start: Sequence[str],
+        strength: float,
+        rng: KeyedRNG,
+    ) -> Any:
+        """Walk from noised molecules."""
+        clean = self._clean(start, requests)
+        known = self._kept(clean, scaffolds) if any(scaffolds) else None
+        noisy = self._noised(clean, rng, strength, known)
+        made = walk(rng, noisy.mask.sum(1), known=known, start=noisy, since=1 - strength)
+        return with_smiles(made, self._ready_schema())
+
+    def _clean(self, start: Sequence[str], requests: SampleRequests) -> DenseGraphs:
+        """The molecules to edit (row i takes entry i modulo their number)."""
         schema = self._ready_schema()
-        chosen = [start[i] for i in (requests.index % len(start)).tolist()]
-        items = [encode(smiles, schema) for smiles in chosen]
+        items = [encode(start[i], schema) for i in (requests.index % len(start)).tolist()]
         large = next((item for item in items if item.num_nodes > self.max_nodes), None)
         if large is not None:
             raise ConfigError(f"{large.smiles!r} has {large.num_nodes} atoms; training molecules had {self.max_nodes}")
-        clean = DenseGraphs.from_batch(collate(items, schema).to(self.device), self.max_nodes)
+        return DenseGraphs.from_batch(collate(items, schema).to(self.device), self.max_nodes)
+
+    def _noised(self, clean: DenseGraphs, rng: KeyedRNG, strength: float, known: Known | None) -> DenseGraphs:
+        """Noise molecules to the time 1 - strength, but for what is to be kept."""
+        if not 0 <= strength <= 1:
+            raise ConfigError(f"strength must lie in [0, 1], got {strength}")
         time, n = torch.full((), 1 - strength, device=self.device), self.max_nodes
         u, v = rng.fork("edited atoms").uniform((2, n)).unbind(1)
         x = noise(clean.x, time.expand_as(clean.x), self.prior_x, u, v).masked_fill(~clean.mask, 0)
         u, v = rng.fork("edited bonds").uniform((2, n, n)).unbind(1)
         e = noise(clean.e, time.expand_as(clean.e), self.prior_e, u, v).masked_fill(~clean.pairs, 0).triu(1)
-        return DenseGraphs(x, e + e.transpose(1, 2), clean.mask)
+        e = e + e.transpose(1, 2)
+        if known is not None:
+            x, e = torch.where(known.fixed_x, known.x, x), torch.where(known.fixed_e, known.e, e)
+        return DenseGraphs(x, e, clean.mask)
+
+    def _kept(self, clean: DenseGraphs, scaffolds: Sequence[Scaffold | None]) -> Known:
+        """What scaffolds fix in molecules to edit: their atoms and bonds, where each molecule has them."""
+        fixed_x, fixed_e = torch.zeros_like(clean.mask), torch.zeros_like(clean.pairs)
+        for row, scaffold in enumerate(scaffolds):
+            if scaffold is not None:
+                places, closed = self._place(clean, row, scaffold)
+                fixed_x[row, places] = True
+                fixed_e[row, places[:, None], places] = True
+                fixed_e[row, closed] = fixed_e[row, :, closed] = True
+        return Known(clean.x, clean.e, fixed_x, fixed_e)
+
+    def _place(self, clean: DenseGraphs, row: int, scaffold: Scaffold) -> tuple[Tensor, Tensor]:
+        """Where a molecule has a scaffold, and those of its atoms whose bonds to other atoms stay as well."""
+        schema = self._ready_schema()
+        item = clean[row : row + 1].to_batch(schema).cpu().to_data_list()[0]
+        for match in decode(item, schema).GetSubstructMatches(scaffold.pattern(), uniquify=False):
+            places = torch.tensor(match, device=self.device)
+            bonded = clean.e[row, places] > 0
+            bonded[:, places] = False
+            if not scaffold.marked or bonded.sum(1).tolist() == list(scaffold.room):
+                return places, places[[scaffold.marked or room == 0 for room in scaffold.room]]
+        marks = ", with all its other bonds at the attachment points" if scaffold.marked else ""
+        raise ConfigError(f"{to_smiles([item], schema)[0]!r} does not contain the scaffold {scaffold.smiles!r}{marks}")
+
+
+class PropertyHead(nn.Module):
+    """Properties of finished molecules: messages along the bonds, then a sum over the atoms.
+
+    Args:
+        schema: With ``atom_types``, ``bond_types`` and ``max_nodes``.
+        dim: Features of an atom.
+        properties: How many.
+        rounds: Of messages.
+
+    Example:
+        >>> head = PropertyHead({"atom_types": ["C", "O"], "bond_types": ["SINGLE"], "max_nodes": 5}, 8, properties=2)
+        >>> mask = torch.ones(3, 4, dtype=torch.bool)
+        >>> head(DenseGraphs(torch.zeros(3, 4).long(), torch.ones(3, 4, 4).long(), mask)).shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(self, schema: Mapping[str, Any], dim: int, properties: int, rounds: int = 3) -> None:
+        super().__init__()
+        self.bond_types, self.scale = len(schema["bond_types"]), int(schema["max_nodes"]) ** -0.5
+        self.atoms = nn.Embedding(len(schema["atom_types"]), dim)
+        self.rounds = nn.ModuleList(
+            nn.Sequential(nn.RMSNorm(dim), nn.Linear(dim, (1 + self.bond_types) * dim)) for _ in range(rounds)
+        )
+        self.out, self.bias = nn.Linear(dim, properties, bias=False), nn.Parameter(torch.zeros(properties))
+
+    def forward(self, graphs: DenseGraphs) -> Tensor:
+        """Predict standardised properties, (graphs, properties)."""
+        h = self.atoms(graphs.x)
+        bonds = F.one_hot(graphs.e, 1 + self.bond_types)[..., 1:].to(h.dtype)
+        for messages in self.rounds:
+            own, sent = messages(h).unflatten(-1, (1 + self.bond_types, -1)).tensor_split([1], dim=2)
+            h = h + F.silu(own[:, :, 0] + torch.einsum("gijk,gjkd->gid", bonds, sent))
+        out: Tensor = self.bias + self.scale * (self.out(h) * graphs.mask[..., None]).sum(1)
+        return out
 
 
 class SizeLaw(nn.Module):

@@ -17,9 +17,12 @@ from lightning_synth.molecules.conditioning import (
     SCAFFOLD,
     PropertyConditions,
     Scaffold,
+    check_best_of,
     check_guidance,
     guided,
+    nearest_candidate,
     parse_scaffold,
+    property_loss,
 )
 from lightning_synth.nn import owned_dropout, rotate
 from lightning_synth.plugins.molecule.molecule_sequence_scaffold import ScaffoldGuide
@@ -331,15 +334,11 @@ class MoleculeSequence(AveragedGenerator):
         losses = {"tokens": F.cross_entropy(logits, tokens[there])}
         if self.head is not None:
             ends = known[torch.arange(rows, device=self.device), there.sum(1) - 1]
-            losses["properties"] = self._property_loss(self.head(ends), asked, hidden, rows)
+            told = ~self.conditioning.standardised(hidden, rows).isnan()
+            # What the network was told is no prediction.
+            target = self.conditioning.standardised(asked, rows).masked_fill(told, torch.nan)
+            losses["properties"] = property_loss(self.head(ends), target)
         return {"loss": losses["tokens"] + p.property_weight * losses.get("properties", 0.0), **losses}
-
-    def _property_loss(self, predicted: Tensor, asked: Any, hidden: Any, rows: int) -> Tensor:
-        """Squared error of the properties that the network was not told."""
-        target = self.conditioning.standardised(asked, rows)
-        told = ~self.conditioning.standardised(hidden, rows).isnan()
-        counts = ~(target.isnan() | told)
-        return ((predicted - target.nan_to_num()).square() * counts).sum() / counts.sum().clamp(min=1)
 
     def _embedding(self, condition: dict[str, Tensor], rows: int, shuffled: Tensor) -> Tensor:
         """Embed conditions and the kind of order."""
@@ -407,19 +406,12 @@ class MoleculeSequence(AveragedGenerator):
     def _best(self, asked: dict[str, Tensor], rng: KeyedRNG, how: _How, count: int) -> Scored:
         """Of several molecules for every row, the one whose predicted properties are nearest to those asked for."""
         target = self.conditioning.standardised(asked, len(rng))
-        if self.head is None or bool(target.isnan().all(1).any()):
-            raise ConfigError("best_of compares properties: ask for at least one, with property_weight above 0")
-        drawn, distances = [], []
-        for i in range(count):
-            tokens, _ = self._sequences(asked, rng.fork(f"candidate {i}"), how)
-            error = (self._predicted(tokens, how) - target).square()
-            drawn.append(tokens)
-            distances.append(error.nanmean(1).sqrt())
+        check_best_of(target, self.head is not None)
+        drawn = [self._sequences(asked, rng.fork(f"candidate {i}"), how)[0] for i in range(count)]
+        chosen, score = nearest_candidate([self._predicted(tokens, how) for tokens in drawn], target)
         width = max(tokens.shape[1] for tokens in drawn)
-        distance, best = torch.stack(distances).min(0)
         all_of = torch.stack([F.pad(tokens, (0, width - tokens.shape[1])) for tokens in drawn])
-        batch = self._molecules(all_of[best, torch.arange(len(best), device=best.device)])
-        return Scored(batch, {"best_of": torch.full_like(distance, count), "predicted_distance": distance})
+        return Scored(self._molecules(all_of[chosen, torch.arange(len(chosen), device=chosen.device)]), score)
 
     def _predicted(self, tokens: Tensor, how: _How) -> Tensor:
         """Standardised properties of finished molecules, as the property head sees them, (rows, properties)."""

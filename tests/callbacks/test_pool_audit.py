@@ -81,6 +81,22 @@ def test_the_memoriser_is_caught_in_every_domain(domain):
     assert PoolAudit(train=dm).mark(generator.sample(0)).accepted.shape == (0,)
 
 
+def test_graphs_that_are_no_molecule_are_invalid(trainer_kwargs, tmp_path):
+    """They have no SMILES: a flow repairs nothing."""
+    model = get_generator("molecule_flow")(schema=tiny_datamodule("molecule").schema, num_layers=1, d_node=16, heads=2)
+    model.is_fitted = True
+    # Triple bonds almost everywhere: too many for an atom with two neighbours.
+    torch.nn.init.zeros_(model.network.edge_out.weight)
+    model.network.edge_out.bias.data = torch.tensor([-9.0, *[0.0] * (model.edge_types - 2), 1.0])
+    audit = PoolAudit(max_invalid=1.0)
+    rows = audited(model, audit, tmp_path / "pool", trainer_kwargs).to_pandas()
+    empty = (rows["smiles"] == "").to_numpy()
+    assert 0 < empty.sum() and (rows["score.invalid"].to_numpy() == empty).all()
+    assert (rows["accepted"].to_numpy() == ~empty).all() and audit.counts["invalid"] == empty.sum()
+    with pytest.raises(InvalidSamplesError, match="is none: its smiles is empty"):
+        audited(model, PoolAudit(max_invalid=0.0), tmp_path / "other", trainer_kwargs)
+
+
 def test_mostly_invalid_rows_end_the_run_with_the_rate(leaky, trainer_kwargs, tmp_path):
     with pytest.raises(InvalidSamplesError, match=r"4 of 40 samples \(10%\) are invalid, first: .*label y is 99"):
         audited(leaky, PoolAudit(max_invalid=0.05), tmp_path / "pool", trainer_kwargs)

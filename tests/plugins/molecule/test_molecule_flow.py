@@ -10,9 +10,16 @@ from lightning_synth.constraints import Connected
 from lightning_synth.datamodules import ItemsDataModule
 from lightning_synth.errors import ConfigError, DataError
 from lightning_synth.graphs import DenseGraphs
+from lightning_synth.molecules.conditioning import property_loss
 from lightning_synth.molecules.representation import encode, fit_vocabulary, to_smiles
 from lightning_synth.plugins.graph.graph_transformer import Pairs
-from lightning_synth.plugins.molecule.molecule_flow import MoleculeFlow, SizeLaw, ValenceFeatures, connected
+from lightning_synth.plugins.molecule.molecule_flow import (
+    MoleculeFlow,
+    PropertyHead,
+    SizeLaw,
+    ValenceFeatures,
+    connected,
+)
 from lightning_synth.requests import KeyedRNG
 from lightning_synth.schema import describe
 from lightning_synth.testing.case import quiet, quiet_trainer
@@ -125,6 +132,79 @@ def test_guidance_needs_a_null_condition(data):
     assert len(model.sample(2, condition={"oxygens": 1})) == 2
 
 
+# Best of k -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_property_head_tells_properties(data):
+    """Sums over atoms and bonds are what it is made for: it learns them in seconds."""
+    torch.manual_seed(0)
+    head = PropertyHead(data.schema, 32, properties=2)
+    graphs = DenseGraphs.from_batch(Batch.from_data_list(list(data.train_items())))
+    y = torch.cat([item.y for item in data.train_items()])
+    target = (y - y.mean(0)) / y.std(0)
+    optimizer = torch.optim.Adam(head.parameters(), lr=1e-2)
+    for _ in range(150):
+        loss = property_loss(head(graphs), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 0.06
+    order = torch.randperm(graphs.x.shape[1])
+    moved = DenseGraphs(graphs.x[:, order], graphs.e[:, order][:, :, order], graphs.mask[:, order])
+    assert torch.allclose(head(moved), head(graphs), atol=1e-4)
+
+
+def test_best_of_keeps_the_candidate_that_the_head_prefers(data):
+    model = make(data)
+    head = torch.nn.Module()
+    # A head that sees the truth.
+    head.forward = lambda graphs: model.condition.standardised({"atoms": graphs.mask.sum(1).float()}, len(graphs))
+    model.head = head
+    asked = {"atoms": 4.0}
+    one, two, six = (model.sample(60, condition=asked, seed=4, best_of=k) for k in (1, 2, 6))
+    assert not one.score and (six.score["best_of"] == 6).all()
+    distance = (six.data.ptr.diff() - 4).abs() / model.condition.stats[1, 0]
+    valid = torch.tensor([bool(s) for s in six.data.smiles])
+    assert torch.allclose(six.score["predicted_distance"][valid], distance[valid], atol=1e-5)
+    assert six.score["predicted_distance"][~valid].isnan().all() and valid.sum() > 30
+    # The two candidates are among the six.
+    before, after = (samples.score["predicted_distance"].nan_to_num(nan=9.0) for samples in (two, six))
+    assert (after <= before).all() and (after < before).sum() > 10
+    requests = model.make_requests(5, condition=asked, seed=4)
+    alone = [model.sample(requests[i : i + 1], best_of=3).data.smiles[0] for i in range(5)]
+    assert alone == model.sample(requests, best_of=3).data.smiles
+
+
+@pytest.mark.slow
+def test_best_of_comes_nearer(fitted):
+    def error(samples):
+        valid = [s for s in samples.data.smiles if s]
+        return sum(abs(s.upper().count("O") - 2) for s in valid) / len(valid)
+
+    one, best = (fitted.sample(80, condition={"oxygens": 2.0}, seed=4, best_of=k) for k in (1, 6))
+    assert error(best) < 0.7 * error(one)
+
+
+def test_best_of_needs_a_property_and_a_head(data, untrained):
+    with pytest.raises(ConfigError, match="ask for at least one"):
+        untrained.sample(2, condition={}, best_of=2)
+    with pytest.raises(ConfigError, match="property_weight above 0"):
+        make(data, property_weight=0.0).sample(2, condition={"atoms": 4}, best_of=2)
+    with pytest.raises(ConfigError, match="best_of=0"):
+        untrained.sample(2, best_of=0)
+    with pytest.raises(ConfigError, match="property_weight"):
+        MoleculeFlow(property_weight=-1.0)
+
+
+def test_best_of_holds_for_scaffolds_and_edits(untrained):
+    asked = {"atoms": 5.0, "scaffold": "C1CC1"}
+    grown = untrained.sample(6, condition=asked, seed=0, best_of=2)
+    edited = untrained.optimise(["CC1CC1"] * 6, asked, strength=1.0, best_of=2)
+    for samples in (grown, edited):
+        assert set(samples.score) == {"best_of", "predicted_distance", "has_scaffold"}
+        assert samples.score["has_scaffold"].tolist() == [float(bool(s)) for s in samples.data.smiles]
+
+
 # Scaffolds -----------------------------------------------------------------------------------------------------------
 
 
@@ -217,11 +297,45 @@ def test_edits_follow_the_target(fitted):
     assert two > none + 30
 
 
+@pytest.mark.parametrize(("smiles", "scaffold"), [("CCC1CC1", "C1CC1"), ("OCC(=O)C", "C=O"), ("CC(C)CO", "[*]CO")])
+def test_edits_keep_the_scaffold_where_it_is(untrained, smiles, scaffold):
+    start = encode(smiles, untrained.schema)
+    pattern = Chem.MolFromSmiles(scaffold.replace("[*]", ""))
+    place = Chem.MolFromSmiles(start.smiles).GetSubstructMatch(pattern)
+    given = DenseGraphs.from_batch(Batch.from_data_list([start]))
+    samples = untrained.optimise([smiles] * 40, {"scaffold": scaffold}, strength=1.0, seed=0, eta=5.0)
+    edited = DenseGraphs.from_batch(samples.data)
+    assert (edited.x[:, place] == given.x[:, place]).all()
+    assert (edited.e[:, place][:, :, place] == given.e[:, place][:, :, place]).all()
+    assert (edited.e[:, place] == given.e[:, place]).all() == ("[*]" in scaffold)
+    assert (edited.x != given.x).any() and (edited.e != given.e).any()
+    found = [bool(s) and Chem.MolFromSmiles(s).HasSubstructMatch(pattern) for s in samples.data.smiles]
+    assert samples.score["has_scaffold"].tolist() == found
+
+
+@pytest.mark.slow
+def test_edits_with_a_scaffold_follow_the_target(fitted):
+    none, two = (
+        fitted.optimise(["CCC1CC1"] * 60, {"oxygens": k, "scaffold": "C1CC1"}, strength=1.0, seed=0) for k in (0, 2)
+    )
+    assert oxygens(two) > oxygens(none) + 15
+    for samples in (none, two):
+        assert samples.score["has_scaffold"].tolist() == [float(bool(s)) for s in samples.data.smiles]
+
+
+def test_only_some_rows_keep_a_scaffold(untrained):
+    both = untrained.optimise(["CC1CC1", "OCCO"], {"scaffold": ["C1CC1", ""]}, strength=1.0, seed=3)
+    other = untrained.optimise(["CC1CC1", "OCCO"], {"scaffold": ["", ""]}, strength=1.0, seed=3)
+    assert both.data.smiles[1] == other.data.smiles[1] and both.score["has_scaffold"].shape == (2,)
+
+
 def test_bad_edits_are_refused(untrained):
     with pytest.raises(ConfigError, match="strength must lie"):
         untrained.optimise(["CCO"], strength=1.5)
-    with pytest.raises(ConfigError, match="cannot keep one"):
-        untrained.optimise(["CCO"], {"scaffold": "CO"})
+    with pytest.raises(ConfigError, match="'CCO' does not contain the scaffold 'C1CC1'"):
+        untrained.optimise(["CC1CC1", "CCO"], {"scaffold": "C1CC1"})
+    with pytest.raises(ConfigError, match="all its other bonds at the attachment points"):
+        untrained.optimise(["CC1CC1C"], {"scaffold": "[*]C1CC1"})
     with pytest.raises(ConfigError, match="has 7 atoms"):
         untrained.optimise(["CCCCCCC"])
     with pytest.raises(DataError, match="'S'"):
