@@ -54,7 +54,7 @@ class SASRec(SequenceRecommender):
         dim: int = 64,
         num_layers: int = 1,
         heads: int = 1,
-        dropout: float = 0.3,
+        dropout: float = 0.5,
     ) -> None:
         network = {"dim": dim, "num_layers": num_layers, "heads": heads, "dropout": dropout}
         super().__init__(schema, lr, seed, loss, num_negatives, weight_decay, **network)

@@ -35,10 +35,11 @@ def example():
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_losses_and_synthesis_beat_cross_entropy(cora, example) -> None:
-    options = Namespace(path=cora, net="gcn", hidden=64, steps=120, generator_steps=60)
+    options = Namespace(path=cora, net="gcn", steps=120, generator_steps=60)
     arms = ("cross_entropy", "balanced_softmax", "graph_ens", "node_oversample")
     with quiet():
-        found = {arm: example.run(arm, 10, {"num_layers": 2}, 0, options)["balanced_accuracy"] for arm in arms}
+        records = {arm: example.run(arm, 10, {"num_layers": 2, "hidden": 64}, 0, options) for arm in arms}
+    found = {arm: record["balanced_accuracy"] for arm, record in records.items()}
     # Published means: 0.628, 0.700, 0.709; the standard error of one draw is about 0.03.
     assert found["balanced_softmax"] > found["cross_entropy"] + 0.05
     assert found["graph_ens"] > found["cross_entropy"] + 0.05

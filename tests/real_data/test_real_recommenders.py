@@ -38,11 +38,11 @@ def test_sequential_rules_have_their_known_strength_within_ten_seconds(data_root
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_sasrec_without_augmentation_beats_published_augmentations_of_it(data_root) -> None:
-    # BASRec reports .0455 on these files (KingGugu/BASRec), RepPad .0415 (KingGugu/RepPad).
+    # BASRec reports .0455 on these files (KingGugu/BASRec), RepPad .0415 (KingGugu/RepPad). Measured: .052.
     data, model = recommendations(data_root, "beauty"), SASRec()
     with quiet():
-        quiet_trainer(max_epochs=40, limit_val_batches=0).fit(model, datamodule=data)
-    assert model.score(data.test_items())["ndcg@10"] > 0.0455
+        quiet_trainer(max_epochs=32, limit_val_batches=0).fit(model, datamodule=data)
+    assert model.score(data.test_items())["ndcg@10"] > 0.05
 
 
 def gini(counts: np.ndarray) -> float:
