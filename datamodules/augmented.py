@@ -19,7 +19,8 @@ from lightning_synth.mixing import MixedLoader
 from lightning_synth.registry import get_generator, list_generators
 from lightning_synth.requests import KeyedRNG, mix_seed
 from lightning_synth.schema import Items, Schema, canonical, layout_of, num_rows, schema_diff
-from lightning_synth.sequences.operators import OPERATORS, Augmentation, Operator, TwoViews, make_operators
+from lightning_synth.sequences.augmentation import Augmentation, TwoViews, make_operators
+from lightning_synth.sequences.operators import OPERATORS, Operator
 from lightning_synth.sources import source_items, source_schema
 
 # Positions between the batches of a loader whose batch size is not known.

@@ -16,9 +16,9 @@ from lightning_synth.datamodules.base import EpochSampler, ItemsDataModule, Spli
 from lightning_synth.datamodules.simulated_interactions import SimulatedInteractions
 from lightning_synth.errors import ConfigError, DataError
 from lightning_synth.schema import Schema, collate
+from lightning_synth.sequences.augmentation import Augmentation
 from lightning_synth.sequences.draws import EndlessItems
 from lightning_synth.sequences.items import SequenceItems
-from lightning_synth.sequences.operators import Augmentation
 from lightning_synth.sequences.pairs import PairSampler
 from lightning_synth.sequences.readers import Log, read_log
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 _EXPORTS = {
     "OPERATORS": "operators",
-    "Augmentation": "operators",
+    "Augmentation": "augmentation",
     "Crop": "operators",
     "Delete": "operators",
     "Insert": "operators",
@@ -21,7 +21,7 @@ _EXPORTS = {
     "SlidingWindow": "operators",
     "SubsetSplit": "operators",
     "Substitute": "operators",
-    "TwoViews": "operators",
+    "TwoViews": "augmentation",
     "similar_items": "similarity",
     "to_frame": "adapters",
     "to_pairs_text": "adapters",
@@ -68,10 +68,10 @@ if TYPE_CHECKING:
         to_replay_parquet,
         to_text,
     )
+    from lightning_synth.sequences.augmentation import Augmentation, TwoViews
     from lightning_synth.sequences.items import SequenceItems
     from lightning_synth.sequences.operators import (
         OPERATORS,
-        Augmentation,
         Crop,
         Delete,
         Insert,
@@ -82,7 +82,6 @@ if TYPE_CHECKING:
         SlidingWindow,
         SubsetSplit,
         Substitute,
-        TwoViews,
     )
     from lightning_synth.sequences.pairs import PairSampler
     from lightning_synth.sequences.similarity import similar_items

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from lightning_synth.errors import ConfigError, DataError
 from lightning_synth.requests import mix_seed
+from lightning_synth.sequences.augmentation import Augmentation
 from lightning_synth.sequences.items import SequenceItems
-from lightning_synth.sequences.operators import Augmentation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -217,7 +217,7 @@ class ReplayTransform(nn.Module):
     pads with the number of items: both are translated.
 
     Args:
-        operators: As `lightning_synth.sequences.operators.make_operators` takes them.
+        operators: As `lightning_synth.sequences.augmentation.make_operators` takes them.
         num_items: Items of the catalogue.
         padding_value: Id of padding; None: ``num_items``, RePlay's default.
         item_name: Of the column of items; its mask is called ``<item_name>_mask``.

@@ -9,17 +9,16 @@ substituted, masked) are context only: their ``target_weight`` is 0 and ``item_i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from lightning_synth.errors import ConfigError, NotFittedError
-from lightning_synth.requests import KeyedRNG, mix_seed
+from lightning_synth.requests import KeyedRNG
+from lightning_synth.sequences.batches import Batch, columns, compact, completed, made_up, not_first
 from lightning_synth.sequences.similarity import similar_items
-
-Batch = dict[str, Tensor]
 
 
 class Operator(ABC):
@@ -58,14 +57,14 @@ class Operator(ABC):
             A batch of the same fields and shapes, with ``target_weight``; rows too short to be changed stay as they
             are.
         """
-        whole = _completed(batch)
+        whole = completed(batch)
         mask = whole["padding_mask"]
         context = mask.clone()
         if self.keep_target:
             context[:, -1] = False
         done = self.apply(whole, context, rng)
         # What a row begins with has no context, whatever it had before.
-        return done | {"target_weight": done["target_weight"] * _not_first(done["padding_mask"])}
+        return done | {"target_weight": done["target_weight"] * not_first(done["padding_mask"])}
 
     @abstractmethod
     def apply(self, batch: Batch, context: Tensor, rng: KeyedRNG) -> Batch:
@@ -125,7 +124,7 @@ class Mask(Operator):
     def apply(self, batch: Batch, context: Tensor, rng: KeyedRNG) -> Batch:
         """Hide items."""
         hidden = _choose(context, _count(context.sum(1), self.ratio), rng)
-        made = _made_up(batch, hidden, torch.full_like(batch["item_id"], self.token))
+        made = made_up(batch, hidden, torch.full_like(batch["item_id"], self.token))
         if self.token == 0:
             made["padding_mask"] = made["padding_mask"] & ~hidden
         return made
@@ -157,7 +156,7 @@ class Reorder(Operator):
         first = inside.to(torch.int8).argmax(1, keepdim=True)
         inner = first - 0.5 + rng.uniform((context.shape[1],)) * width[:, None]
         order = torch.where(inside, inner, place).argsort(dim=1, stable=True)
-        fields = {name: value.gather(1, order) for name, value in _columns(batch).items()}
+        fields = {name: value.gather(1, order) for name, value in columns(batch).items()}
         return batch | fields | {"target_weight": batch["target_weight"]}
 
 
@@ -192,8 +191,8 @@ class Insert(Operator):
         """Interleave each row with its new items, and keep the latest."""
         new = _similar_to(batch["item_id"], self.similar, rng.fork("similar"))
         chosen = _choose(context & (new > 0), _count(context.sum(1), self.ratio).clamp(min=1), rng)
-        made = _made_up(batch, torch.ones_like(chosen), new)
-        both = {name: torch.stack([made[name], value], 2).flatten(1) for name, value in _columns(batch).items()}
+        made = made_up(batch, torch.ones_like(chosen), new)
+        both = {name: torch.stack([made[name], value], 2).flatten(1) for name, value in columns(batch).items()}
         kept = torch.stack([chosen, batch["padding_mask"]], 2).flatten(1)
         return compact(batch | both, kept, batch["item_id"].shape[1])
 
@@ -219,7 +218,7 @@ class Substitute(Insert):
         """Replace items."""
         new = _similar_to(batch["item_id"], self.similar, rng.fork("similar"))
         chosen = _choose(context & (new > 0), _count(context.sum(1), self.ratio).clamp(min=1), rng)
-        return _made_up(batch, chosen, new)
+        return made_up(batch, chosen, new)
 
 
 class Delete(Operator):
@@ -318,263 +317,8 @@ class RepPad(Operator):
         within = back % period
         filled = (back < period * (copies + 1)) & (within < size)
         source = (length - 1 - within).expand_as(mask)
-        fields = {name: value.gather(1, source).masked_fill(~filled, 0) for name, value in _columns(batch).items()}
+        fields = {name: value.gather(1, source).masked_fill(~filled, 0) for name, value in columns(batch).items()}
         return batch | fields | {"padding_mask": filled}
-
-
-OPERATORS: dict[str, type[Operator]] = {
-    operator.name: operator
-    for operator in (Crop, Mask, Reorder, Insert, Substitute, Delete, SubsetSplit, SlidingWindow, RepPad)
-}
-
-
-def make_operators(given: Any) -> list[Any]:
-    """Make operators of names, ``{name: arguments}``, or operators.
-
-    Args:
-        given: One of these, or a sequence of them.
-
-    Returns:
-        Objects with ``augment(batch, rng)``.
-
-    Raises:
-        ConfigError: If a name is unknown or an object cannot augment.
-
-    Example:
-        >>> [type(operator).__name__ for operator in make_operators(["crop", {"mask": {"ratio": 0.5}}])]
-        ['Crop', 'Mask']
-    """
-    if isinstance(given, str):
-        if given not in OPERATORS:
-            raise ConfigError(f"operator {given!r} is unknown; known: {', '.join(OPERATORS)}")
-        return [OPERATORS[given]()]
-    if isinstance(given, Mapping):
-        return [_make(name, options) for name, options in given.items()]
-    if callable(getattr(given, "augment", None)):
-        return [given]
-    if isinstance(given, Iterable):
-        return [operator for one in given for operator in make_operators(one)]
-    raise ConfigError(f"{type(given).__name__} is no operator: it has no augment(batch, rng)")
-
-
-def _make(name: str, options: Mapping[str, Any] | None) -> Operator:
-    if name not in OPERATORS:
-        raise ConfigError(f"operator {name!r} is unknown; known: {', '.join(OPERATORS)}")
-    try:
-        return OPERATORS[name](**(options or {}))
-    except TypeError as error:
-        raise ConfigError(f"operator {name}: {error}") from error
-
-
-class TwoViews:
-    """Two random views of every row, for contrastive losses (CL4SRec, section 4.2).
-
-    Each view of each row is made by an operator of its own draw. Several operators in a row: this one comes last.
-
-    Args:
-        operators: What is drawn from; None: `Crop`, `Mask` and `Reorder` of whole rows as in CL4SRec.
-
-    Example:
-        >>> batch = {"item_id": torch.tensor([[1, 2, 3, 4, 9]]), "padding_mask": torch.ones(1, 5, dtype=torch.bool)}
-        >>> first, second = TwoViews().views(batch, KeyedRNG(torch.tensor([0])))
-        >>> first["item_id"].shape, second["padding_mask"].dtype
-        (torch.Size([1, 5]), torch.bool)
-    """
-
-    def __init__(self, operators: Any = None) -> None:
-        own = (Crop(keep_target=False), Mask(keep_target=False), Reorder(keep_target=False))
-        self.operators: list[Any] = make_operators(own if operators is None else operators)
-
-    def __repr__(self) -> str:
-        return f"TwoViews({self.operators})"
-
-    def fit(self, items: Iterable[Mapping[str, Any]], schema: Mapping[str, Any]) -> TwoViews:
-        """Fit the operators that need it.
-
-        Args:
-            items: Training sequences.
-            schema: Of them.
-        """
-        for operator in self.operators:
-            fit_operator(operator, items, schema)
-        return self
-
-    def views(self, batch: Mapping[str, Tensor], rng: KeyedRNG) -> tuple[Batch, Batch]:
-        """Make two views.
-
-        Args:
-            batch: As `Operator.augment` takes it.
-            rng: One seed a row.
-
-        Returns:
-            Two batches of the same shape.
-        """
-        return self._view(batch, rng.fork("first")), self._view(batch, rng.fork("second"))
-
-    def augment(self, batch: Mapping[str, Tensor], rng: KeyedRNG) -> Batch:
-        """Add ``view1_item_id``, ``view1_padding_mask`` and the same of ``view2`` to a batch.
-
-        Args:
-            batch: As `Operator.augment` takes it.
-            rng: One seed a row.
-        """
-        added = {
-            f"view{i}_{name}": view[name]
-            for i, view in enumerate(self.views(batch, rng), start=1)
-            for name in ("item_id", "padding_mask")
-        }
-        return {**batch, **added}
-
-    def _view(self, batch: Mapping[str, Tensor], rng: KeyedRNG) -> Batch:
-        which = rng.fork("which").integers(len(self.operators))
-        view = _completed(batch)
-        for i, operator in enumerate(self.operators):
-            view = choose_rows(which == i, operator.augment(batch, rng.fork(i)), view)
-        return view
-
-
-class Augmentation:
-    """Operators one after the other, each acting on a row with some probability.
-
-    Args:
-        operators: As `make_operators` takes them.
-        prob: Probability with which an operator acts on a row; one number, or one for each.
-        seed: Together with a row's number it fixes all its draws.
-
-    Raises:
-        ConfigError: If an operator is unknown or a probability lies outside [0, 1].
-
-    Example:
-        >>> batch = {"item_id": torch.tensor([[0, 2, 3, 9]]), "padding_mask": torch.tensor([[False, True, True, True]])}
-        >>> Augmentation(["delete"], prob=1.0)(batch, torch.tensor([0]))["padding_mask"].sum().item()
-        2
-    """
-
-    def __init__(self, operators: Any, prob: float | Sequence[float] = 0.5, seed: int = 0) -> None:
-        self.operators = make_operators(operators)
-        self.probs = [float(p) for p in prob] if isinstance(prob, Sequence) else [float(prob)] * len(self.operators)
-        if len(self.probs) != len(self.operators) or not all(0 <= p <= 1 for p in self.probs):
-            raise ConfigError(
-                f"prob must be in [0, 1], one number or one for each of {len(self.operators)}, got {prob}"
-            )
-        self.seed = seed
-
-    def fit(self, items: Iterable[Mapping[str, Any]], schema: Mapping[str, Any]) -> Augmentation:
-        """Fit the operators that need it.
-
-        Args:
-            items: Training sequences.
-            schema: Of them.
-        """
-        for operator in self.operators:
-            fit_operator(operator, items, schema)
-        return self
-
-    def __call__(self, batch: Mapping[str, Tensor], draw: Tensor) -> Batch:
-        """Augment a batch.
-
-        Args:
-            batch: As `Operator.augment` takes it.
-            draw: int64 (batch,), number of each row; negative ones stay as they are.
-        """
-        rng = KeyedRNG(mix_seed(self.seed, 1) + draw)
-        done = _completed(batch)
-        for i, (operator, prob) in enumerate(zip(self.operators, self.probs, strict=True)):
-            own = rng.fork(i)
-            acts = own.fork("acts").bernoulli(prob) & (draw >= 0)
-            done = choose_rows(acts, operator.augment(done, own.fork("augment")), done)
-        return done
-
-
-def fit_operator(operator: Any, items: Iterable[Mapping[str, Any]], schema: Mapping[str, Any]) -> None:
-    """Fit what has a ``fit(items, schema)``; other objects with ``augment`` need none.
-
-    Args:
-        operator: Any object with ``augment``.
-        items: Training sequences.
-        schema: Of them.
-    """
-    if callable(getattr(operator, "fit", None)):
-        operator.fit(items, schema)
-
-
-def choose_rows(acts: Tensor, changed: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Batch:
-    """Take the changed rows where an operator acts, the old ones elsewhere; new fields are kept.
-
-    Args:
-        acts: bool (batch,).
-        changed: Batch after the operator.
-        batch: Batch before it.
-    """
-    old = {name: batch.get(name, _absent(name, value, batch)) for name, value in changed.items()}
-    return {
-        name: torch.where(acts.reshape(-1, *([1] * (value.ndim - 1))), value, old[name])
-        for name, value in changed.items()
-    }
-
-
-def compact(batch: Batch, kept: Tensor, length: int | None = None) -> Batch:
-    """Keep some positions and close the gaps, left-padded again.
-
-    Args:
-        batch: With fields (batch, width).
-        kept: bool (batch, width).
-        length: Columns of the result, the latest positions; None: as many as there are.
-
-    Returns:
-        A new batch, ``padding_mask`` included.
-
-    Example:
-        >>> batch = {"item_id": torch.tensor([[1, 2, 3]]), "padding_mask": torch.ones(1, 3, dtype=torch.bool)}
-        >>> compact(batch, torch.tensor([[True, False, True]]))["item_id"].tolist()
-        [[0, 1, 3]]
-    """
-    width = kept.shape[1]
-    length = width if length is None else length
-    # Column of each kept position: as far from the right end as there are kept ones from it on.
-    to = length - kept.flip(1).cumsum(1).flip(1)
-    # What is dropped, and what does not fit, goes to a column that is cut off.
-    to = torch.where(kept & (to >= 0), to, length)
-    fields = {
-        name: value.new_zeros(len(value), length + 1).scatter_(1, to, value)[:, :length]
-        for name, value in _columns(batch | {"padding_mask": kept}).items()
-    }
-    return batch | fields
-
-
-def _columns(batch: Mapping[str, Tensor]) -> Batch:
-    """The fields with one value a position."""
-    shape = batch["padding_mask"].shape
-    return {name: value for name, value in batch.items() if value.ndim == 2 and value.shape == shape}
-
-
-def _completed(batch: Mapping[str, Tensor]) -> Batch:
-    """A batch with all fields that operators change."""
-    whole = dict(batch)
-    mask = whole["padding_mask"]
-    whole.setdefault("target_weight", _not_first(mask).float())
-    whole.setdefault("item_is_synthetic", torch.zeros_like(mask))
-    return whole
-
-
-def _absent(name: str, like: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-    """What a field that an operator adds is for rows on which it did not act."""
-    source = batch.get(name.split("_", 1)[1]) if name.startswith("view") else None
-    return torch.zeros_like(like) if source is None else source
-
-
-def _not_first(mask: Tensor) -> Tensor:
-    """Real positions but the first one of each row."""
-    return mask & (mask.cumsum(1) > 1)
-
-
-def _made_up(batch: Batch, where: Tensor, item_id: Tensor) -> Batch:
-    """Write other items; they are synthetic, and context only."""
-    return batch | {
-        "item_id": torch.where(where, item_id, batch["item_id"]),
-        "target_weight": batch["target_weight"].masked_fill(where, 0.0),
-        "item_is_synthetic": batch["item_is_synthetic"] | where,
-    }
 
 
 def _count(size: Tensor, ratio: float) -> Tensor:
@@ -618,3 +362,9 @@ def _positive(value: int, name: str) -> int:
     if value < 1:
         raise ConfigError(f"{name} must be at least 1, got {value}")
     return int(value)
+
+
+OPERATORS: dict[str, type[Operator]] = {
+    operator.name: operator
+    for operator in (Crop, Mask, Reorder, Insert, Substitute, Delete, SubsetSplit, SlidingWindow, RepPad)
+}

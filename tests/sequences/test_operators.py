@@ -9,7 +9,9 @@ from lightning_synth.datamodules import AugmentedDataModule, InteractionDataModu
 from lightning_synth.errors import ConfigError, NotFittedError
 from lightning_synth.requests import KeyedRNG
 from lightning_synth.sequences import OPERATORS, Augmentation, SequenceItems, TwoViews, similar_items
-from lightning_synth.sequences.operators import Insert, Mask, RepPad, SlidingWindow, Substitute, compact, make_operators
+from lightning_synth.sequences.augmentation import make_operators
+from lightning_synth.sequences.batches import compact
+from lightning_synth.sequences.operators import Insert, Mask, RepPad, SlidingWindow, Substitute
 from lightning_synth.testing import tiny_datamodule, tiny_sequences
 
 LENGTH, VOCAB = 16, 40
