@@ -81,8 +81,7 @@ class TwoViews:
             items: Training sequences.
             schema: Of them.
         """
-        for operator in self.operators:
-            fit_operator(operator, items, schema)
+        fit_operators(self.operators, items, schema)
         return self
 
     def views(self, batch: Mapping[str, Tensor], rng: KeyedRNG) -> tuple[Batch, Batch]:
@@ -153,8 +152,7 @@ class Augmentation:
             items: Training sequences.
             schema: Of them.
         """
-        for operator in self.operators:
-            fit_operator(operator, items, schema)
+        fit_operators(self.operators, items, schema)
         return self
 
     def __call__(self, batch: Mapping[str, Tensor], draw: Tensor) -> Batch:
@@ -173,13 +171,14 @@ class Augmentation:
         return done
 
 
-def fit_operator(operator: Any, items: Iterable[Mapping[str, Any]], schema: Mapping[str, Any]) -> None:
+def fit_operators(operators: Iterable[Any], items: Iterable[Mapping[str, Any]], schema: Mapping[str, Any]) -> None:
     """Fit what has a ``fit(items, schema)``; other objects with ``augment`` need none.
 
     Args:
-        operator: Any object with ``augment``.
+        operators: Objects with ``augment``.
         items: Training sequences.
         schema: Of them.
     """
-    if callable(getattr(operator, "fit", None)):
-        operator.fit(items, schema)
+    for operator in operators:
+        if callable(getattr(operator, "fit", None)):
+            operator.fit(items, schema)

@@ -13,7 +13,7 @@ from lightning_synth.downstream.sasrec import SASRec
 from lightning_synth.errors import ConfigError, DataError
 from lightning_synth.requests import KeyedRNG
 from lightning_synth.schema import collate, describe
-from lightning_synth.sequence_model import CausalTransformer, next_item_losses
+from lightning_synth.sequence_model import CausalBlock, CausalTransformer, Layout, next_item_losses
 from lightning_synth.testing import tiny_datamodule
 from lightning_synth.testing.case import quiet_trainer
 
@@ -175,6 +175,14 @@ def test_scores_come_by_length_and_popularity() -> None:
     assert {"ndcg@10", "ndcg@10/length<=3", "ndcg@10/length4-7", "hr@10/head", "hr@10/tail"} <= names.keys()
     assert model.metric == "ndcg@10"
     assert len(model.ranks(data.test_items())) == len(data.test_items())
+
+
+def test_a_block_adds_its_branches_to_the_normalised_item() -> None:
+    block, x = CausalBlock(8, heads=1, dropout=0.0), torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    layout = Layout(torch.ones(1, 3, dtype=torch.bool))
+    torch.nn.init.zeros_(block.out.weight)  # without attention, what is left is each item by itself
+    # Small item vectors weigh as much beside the branches as large ones.
+    torch.testing.assert_close(block(x, layout), block(100 * x, layout), atol=1e-3, rtol=0)
 
 
 def test_bad_settings_are_named() -> None:

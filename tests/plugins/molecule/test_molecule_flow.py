@@ -13,13 +13,8 @@ from lightning_synth.graphs import DenseGraphs
 from lightning_synth.molecules.conditioning import property_loss
 from lightning_synth.molecules.representation import encode, fit_vocabulary, to_smiles
 from lightning_synth.plugins.graph.graph_transformer import Pairs
-from lightning_synth.plugins.molecule.molecule_flow import (
-    MoleculeFlow,
-    PropertyHead,
-    SizeLaw,
-    ValenceFeatures,
-    connected,
-)
+from lightning_synth.plugins.molecule.molecule_flow import MoleculeFlow
+from lightning_synth.plugins.molecule.molecule_flow_parts import PropertyHead, SizeLaw, ValenceFeatures, connected
 from lightning_synth.requests import KeyedRNG
 from lightning_synth.schema import describe
 from lightning_synth.testing.case import quiet, quiet_trainer
