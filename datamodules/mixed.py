@@ -76,8 +76,7 @@ class MixedDataModule(LightningDataModule):
     """Any LightningDataModule, with synthetic items mixed into its training batches.
 
     Training batches are those that the real DataModule would have yielded (its collate function makes them), plus
-    provenance: dict batches get the keys ``is_synthetic`` bool (batch,) and ``weight`` float32 (batch,), PyG batches
-        the
+    provenance: dict batches get the keys ``is_synthetic`` bool (batch,) and ``weight`` float32 (batch,), PyG batches the
     attributes; tuple batches keep their arity, see `provenance`. In a batch the real items come first. Validation, test
     and prediction data are the real DataModule's own, untouched.
 

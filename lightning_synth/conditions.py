@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,28 @@ def condition_names(schema: Mapping[str, Any] | None, names: Sequence[str] | Non
         continuous = [name for name in continuous if name in names]
     label = ["label"] if schema.get("num_classes", 0) and (names is None or "label" in names) else []
     return label + continuous
+
+
+def check_guidance(scale: float, dropout: float) -> None:
+    """Refuse guidance by a model that has never seen an item without conditions.
+
+    Args:
+        scale: Guidance scale; 0 is unconditional, 1 conditional.
+        dropout: Share of training items whose conditions were hidden.
+
+    Raises:
+        ConfigError: If the unconditional model is needed but was never trained, or the scale is not finite.
+
+    Example:
+        >>> check_guidance(1.0, dropout=0.0)
+    """
+    if not math.isfinite(scale):
+        raise ConfigError(f"guidance_scale must be finite, got {scale}")
+    if scale != 1 and not dropout > 0:
+        raise ConfigError(
+            f"guidance_scale={scale:g} needs the unconditional model, which was never trained: "
+            "condition_dropout was 0; train with condition_dropout=0.1, or use guidance_scale=1"
+        )
 
 
 def resolve_conditions(

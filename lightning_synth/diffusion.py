@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_synth.averaging import AveragedGenerator
-from lightning_synth.conditions import KEEP
+from lightning_synth.conditions import KEEP, check_guidance
 from lightning_synth.errors import ConfigError, DataError
 from lightning_synth.requests import KeyedRNG, SampleRequests
 
@@ -325,6 +325,10 @@ class DiffusionGenerator(AveragedGenerator):
 
     # Training ------------------------------------------------------------------------------------------------------
 
+    def null_share(self) -> float:
+        """Share of training rows from which the unconditional model learns; 0 refuses guidance."""
+        return float(self.hparams["condition_dropout"])
+
     def build(self, schema: dict[str, Any]) -> None:
         """Make the noise schedule and the averaged copy of all parameters made so far."""
         self.schedule = NoiseSchedule(int(self.hparams["diffusion_steps"]), self.hparams["noise_schedule"])
@@ -377,6 +381,7 @@ class DiffusionGenerator(AveragedGenerator):
         eta = float(self.hparams["eta"]) if eta is None else eta
         scale = float(self.hparams["guidance_scale"]) if guidance_scale is None else guidance_scale
         _check_sampler(sampler, num_steps, eta)
+        check_guidance(scale, self.null_share())
         clean = None if init is None else self._init_rows(init, requests)
         condition, noise = self.sampling_condition(requests, rng, clean, **options), rng.fork("noise")
         x, start = noise.normal(self.row_shape(), step=0).to(self.device), len(self.schedule) - 1

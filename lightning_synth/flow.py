@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lightning_synth.averaging import AveragedGenerator
-from lightning_synth.conditions import KEEP
+from lightning_synth.conditions import KEEP, check_guidance
 from lightning_synth.diffusion import rows_for
 from lightning_synth.errors import ConfigError
 from lightning_synth.requests import KeyedRNG, SampleRequests
@@ -208,6 +208,7 @@ class FlowGenerator(AveragedGenerator):
         shift = float(p["shift"] if shift is None else shift)
         scale = float(p["guidance_scale"] if guidance_scale is None else guidance_scale)
         _check_solver(solver, num_steps, shift)
+        check_guidance(scale, float(p["condition_dropout"]))
         condition = self.sampling_condition(requests, rng, **options)
         x, start = rng.fork("noise").normal(self.row_shape(), step=0).to(self.device), 0.0
         if init is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lightning_synth.conditions import check_guidance
 from lightning_synth.errors import ConfigError, DataError
 from lightning_synth.molecules.text import text_encoder
 from lightning_synth.requests import KeyedRNG, SampleRequests, Strings
@@ -168,28 +169,6 @@ class PropertyConditions(nn.Module):
         if LABEL in condition:
             known = known | (condition[LABEL] >= 0)
         return known | (condition[TEXT] != 0).any(1) if TEXT in condition else known
-
-
-def check_guidance(scale: float, dropout: float) -> None:
-    """Refuse guidance by a model that has never seen a molecule without conditions.
-
-    Args:
-        scale: Guidance scale; 0 is unconditional, 1 conditional.
-        dropout: Share of training molecules whose conditions were hidden.
-
-    Raises:
-        ConfigError: If the unconditional model was never trained but is needed, or the scale is not finite.
-
-    Example:
-        >>> check_guidance(1.0, dropout=0.0)
-    """
-    if not math.isfinite(scale):
-        raise ConfigError(f"guidance_scale must be finite, got {scale}")
-    if scale != 1 and not dropout > 0:
-        raise ConfigError(
-            f"guidance_scale={scale:g} needs the unconditional model, which was never trained: "
-            "condition_dropout was 0; train with condition_dropout=0.1, or use guidance_scale=1"
-        )
 
 
 def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:

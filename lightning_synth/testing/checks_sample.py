@@ -135,6 +135,28 @@ def check_bad_labels_are_refused(case: Case) -> None:
         raise AssertionError(f"label {label} was accepted, there are {_classes(case)} classes")
 
 
+def check_guidance(case: Case) -> None:
+    """Guidance by a model whose unconditional half was never trained is a ConfigError, or it moves the samples."""
+    record = case.fitted
+    if not {"guidance_scale", "condition_dropout"} <= record.generator.hparams.keys():
+        raise Skipped("no classifier-free guidance")
+    _classes(case)
+    generator = case.cls.load_from_checkpoint(record.checkpoint, condition_dropout=0.0)
+    ask: dict[str, Any] = {"condition": {"label": 1}, "seed": 0}
+    try:
+        guided = generator.sample(4, guidance_scale=3.0, **ask).items()
+    except ConfigError:
+        pass
+    else:
+        plain = generator.sample(4, guidance_scale=1.0, **ask).items()
+        assert difference(plain, guided, case.domain), "guidance_scale=3 was accepted and changed nothing"
+    try:
+        record.generator.sample(1, guidance_scale=float("nan"), **ask)
+    except ConfigError:
+        return
+    raise AssertionError("guidance_scale=nan was accepted")
+
+
 def check_continuous_conditions(case: Case) -> None:
     """Items with a continuous condition fit; where the generator knows it, requested values are followed."""
     if case.domain != "timeseries":

@@ -47,6 +47,7 @@ CHECKS: dict[str, Check] = {
         checks_sample.check_sampling_is_repeatable,
         checks_sample.check_labels_are_honoured,
         checks_sample.check_bad_labels_are_refused,
+        checks_sample.check_guidance,
         checks_sample.check_continuous_conditions,
         checks_sample.check_predict_writes_every_row,
     )

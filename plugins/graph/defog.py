@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_synth.averaging import AveragedGenerator
-from lightning_synth.conditions import KEEP
+from lightning_synth.conditions import KEEP, check_guidance
 from lightning_synth.discrete_flow import PosteriorSampler, RateSampler, Sampler, cosine_level, distort, draw, noise
 from lightning_synth.errors import ConfigError
 from lightning_synth.graphs import Attributes, DenseGraphs, NodeCounts, graph_batch
@@ -344,6 +344,7 @@ class DeFoG(AveragedGenerator):
         given = {"num_steps": num_steps, "eta": eta, "omega": omega, "distortion": distortion}
         sampler = sampler or self._sampler_with({name: value for name, value in given.items() if value is not None})
         scale = float(self.hparams["guidance_scale"] if guidance_scale is None else guidance_scale)
+        check_guidance(scale, float(self.hparams["condition_dropout"]))
         counts = self._counts(requests, rng, num_nodes)
         batch = self.walk(requests, rng, counts, sampler, scale, constraint=constraint)
         return self.attributes.attach(batch, requests, rng)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_synth.conditions import KEEP
+from lightning_synth.conditions import KEEP, check_guidance
 from lightning_synth.constraints import Constraint
 from lightning_synth.diffusion import rows_for
 from lightning_synth.errors import ConfigError, DataError
@@ -352,6 +352,7 @@ class SENT(HeldOutGenerator):
         temperature, top_k = p.temperature if temperature is None else temperature, p.top_k if top_k is None else top_k
         _check_sampling(temperature, top_k)
         scale = float(p.guidance_scale if guidance_scale is None else guidance_scale)
+        check_guidance(scale, float(p.condition_dropout))
         how = _How(temperature, top_k, scale if requests.condition else 1.0, constraint)
         given = None if prompt is None else self._given(prompt, requests, constraint)
         start, order = self._opening(given, rng.fork("prompt")) if given is not None else (None, None)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_synth.conditions import check_guidance
 from lightning_synth.discrete_flow import Sampler, noise
 from lightning_synth.errors import ConfigError
 from lightning_synth.graphs import DenseGraphs
@@ -18,7 +19,6 @@ from lightning_synth.molecules.conditioning import (
     PropertyConditions,
     Scaffold,
     check_best_of,
-    check_guidance,
     guided,
     nearest_candidate,
     parse_scaffold,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_synth.averaging import AveragedGenerator
+from lightning_synth.conditions import check_guidance
 from lightning_synth.errors import ConfigError, InvalidSamplesError
 from lightning_synth.graphs import DenseGraphs
 from lightning_synth.molecules.conditioning import (
@@ -18,7 +19,6 @@ from lightning_synth.molecules.conditioning import (
     PropertyConditions,
     Scaffold,
     check_best_of,
-    check_guidance,
     guided,
     nearest_candidate,
     parse_scaffold,

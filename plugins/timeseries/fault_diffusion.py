@@ -180,6 +180,10 @@ class FaultDiffusion(DiffusionTS):
         # noise is the same for x0 and x0 - shift; v = sqrt(abar) noise - sqrt(1 - abar) x0
         return prediction if self.hparams["target"] == "noise" else prediction - (1 - signal).sqrt() * shift
 
+    def null_share(self) -> float:
+        """1: guidance starts from the model of the normal windows, which has no conditions."""
+        return 1.0
+
     def _is_fault(self, condition: Mapping[str, Tensor], rows: int) -> Tensor:
         """Rows for which the difference is switched on, bool (rows,)."""
         label, keep = condition.get("label"), condition.get(KEEP)

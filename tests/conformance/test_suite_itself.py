@@ -198,6 +198,14 @@ class RotatesNothing(Good):
     conditions = ("label", "rpm")
 
 
+class PretendsToGuide(Good):
+    def __init__(self, *, guidance_scale: float = 1.0, condition_dropout: float = 0.1, **kwargs: Any) -> None:
+        super().__init__(guidance_scale=guidance_scale, condition_dropout=condition_dropout, **kwargs)
+
+    def sample_batch(self, requests: Any, rng: KeyedRNG, *, guidance_scale: float = 1.0) -> Any:
+        return super().sample_batch(requests, rng)
+
+
 class TooBig(Good):
     def build(self, schema: dict[str, Any]) -> None:
         super().build(schema)
@@ -241,6 +249,7 @@ BAD: list[tuple[type[Generator], set[str]]] = [
     (NeedsOurDataModule, {"check_foreign_batches"}),
     (PeeksAtValidation, {"check_held_out_data_is_not_used"}),
     (RotatesNothing, {"check_continuous_conditions"}),
+    (PretendsToGuide, {"check_guidance"}),
     (TooBig, {"check_budget"}),
     (FitFreeGlobal, {"check_sampling_is_repeatable"}),
 ]
@@ -271,7 +280,7 @@ def test_a_bad_plugin_fails_the_named_check(cls: type[Generator], expected: set[
 def test_a_good_plugin_passes_everything() -> None:
     results = check_generator(Good)
     assert results.keys() == CHECKS.keys()
-    assert {name for name, result in results.items() if result != "passed"} == {"check_spec"}
+    assert {name for name, result in results.items() if result != "passed"} == {"check_spec", "check_guidance"}
 
 
 def test_every_check_is_proven_to_fail_for_somebody() -> None:

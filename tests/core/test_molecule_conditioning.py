@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from lightning_synth.conditions import check_guidance
 from lightning_synth.datamodules import RequestDataModule
 from lightning_synth.datamodules.requests import RequestDataset
 from lightning_synth.errors import ConfigError, MissingExtraError
-from lightning_synth.molecules.conditioning import PropertyConditions, check_guidance, guided, parse_scaffold
+from lightning_synth.molecules.conditioning import PropertyConditions, guided, parse_scaffold
 from lightning_synth.molecules.text import NgramEncoder, text_encoder
 from lightning_synth.requests import KeyedRNG, SampleRequests, Strings
 
