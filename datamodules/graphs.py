@@ -212,6 +212,8 @@ class GraphDataModule(ItemsDataModule):
         if oversize not in ("error", "drop"):
             raise ConfigError(f"oversize must be 'error' or 'drop', got {oversize!r}")
         self.source, self.split, self.x, self.edge_attr = source, split, x, edge_attr
+        if not isinstance(conditions, Mapping | None):
+            raise ConfigError(f"conditions must map names to numbers or functions of a graph, got {conditions!r:.60}")
         self.conditions = conditions
         self.shots, self.draw, self.imbalance = shots, draw, imbalance
         self.max_nodes, self.oversize, self.bucket, self.repair = max_nodes, oversize, bucket, repair

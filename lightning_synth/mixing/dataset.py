@@ -180,7 +180,10 @@ class Converter:
         names = self.layout.get("layout") or _names(self.real_item)
         lacking = [name for name in names if name not in item and name not in self.optional]
         if lacking:
-            raise SchemaMismatchError(f"real items have {sorted(names)}; synthetic ones lack {sorted(lacking)}")
+            raise SchemaMismatchError(
+                f"real items have {sorted(names)}; synthetic ones lack {sorted(lacking)}: leave these out of the real "
+                "items, or take a generator that makes them or is conditioned on them"
+            )
 
     def __call__(self, item: Any) -> Any:
         """Convert one item."""

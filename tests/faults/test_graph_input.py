@@ -226,3 +226,8 @@ def test_43_permuted_nodes_have_the_same_features():
         permuted.append(Data(edge_index=rank[graph.edge_index], x=graph.x[order], y=graph.y, num_nodes=graph.num_nodes))
     schema = describe(graphs, "graph")
     np.testing.assert_allclose(features(permuted, schema), features(graphs, schema))
+
+
+def test_conditions_are_a_mapping():
+    with pytest.raises(ConfigError, match="must map names"):
+        GraphDataModule(tiny_graphs(3), ALL, conditions=("density",))
