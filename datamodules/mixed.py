@@ -76,9 +76,9 @@ class MixedDataModule(LightningDataModule):
     """Any LightningDataModule, with synthetic items mixed into its training batches.
 
     Training batches are those that the real DataModule would have yielded (its collate function makes them), plus
-    provenance: dict batches get the keys ``is_synthetic`` bool (batch,) and ``weight`` float32 (batch,), PyG batches the
-    attributes; tuple batches keep their arity, see `provenance`. In a batch the real items come first. Validation, test
-    and prediction data are the real DataModule's own, untouched.
+    provenance: dict batches get the keys ``is_synthetic`` bool (batch,) and ``weight`` float32 (batch,), PyG batches
+    the attributes of these names; tuple batches keep their arity, see `provenance`. In a batch the real items come
+    first. Validation, test and prediction data are the real DataModule's own, untouched.
 
     The share of synthetic items is exact in every batch on every rank, every real item occurs once an epoch
     (``append``), and the order is a pure function of (seed, epoch). A job that was killed in the middle of an epoch and
