@@ -12,12 +12,13 @@ from torch.nn import functional as F
 
 from lightning_synth.conditions import KEEP, check_guidance
 from lightning_synth.constraints import Constraint
+from lightning_synth.decoder import Decoder, KeyValueCache
 from lightning_synth.diffusion import rows_for
 from lightning_synth.errors import ConfigError, DataError
 from lightning_synth.graphs import Attributes, DenseGraphs
 from lightning_synth.holdout import HeldOutGenerator, row_keys
 from lightning_synth.items import evenly_spaced
-from lightning_synth.nn import ConditionEmbedding, owned_dropout, rotate
+from lightning_synth.nn import ConditionEmbedding, owned_dropout
 from lightning_synth.plugins.graph.sent_tokens import CLOSE, EOS, PAD, RESET, ROOM, Grammar, SentTokens
 from lightning_synth.requests import KeyedRNG, SampleRequests
 from lightning_synth.schema import get_domain
@@ -30,54 +31,8 @@ _CACHED = 1 << 28
 _UNLIKELY = 1e4
 
 
-class Cache:
-    """Keys and values of the positions so far, of all blocks; grows by doubling."""
-
-    def __init__(self, depth: int) -> None:
-        self.depth, self.length = depth, 0
-        self.data: Tensor | None = None
-
-    def put(self, block: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Append one position of one block, each (rows, heads, 1, dim), and return those of all positions."""
-        if self.data is None:
-            rows, heads, _, dim = key.shape
-            self.data = key.new_zeros(self.depth, 2, rows, heads, 64, dim)
-        elif self.length == self.data.shape[4]:
-            self.data = F.pad(self.data, (0, 0, 0, self.length))
-        self.data[block, 0, :, :, self.length], self.data[block, 1, :, :, self.length] = key[:, :, 0], value[:, :, 0]
-        keys, values = self.data[block, :, :, :, : self.length + 1]
-        return keys, values
-
-    def keep(self, rows: Tensor) -> None:
-        """Forget all other rows."""
-        if self.data is not None:
-            self.data = self.data[:, :, rows]
-
-
-class Block(nn.Module):
-    """Causal self-attention with rotary positions, and a feed-forward part, each on a normalised input."""
-
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.norm, self.qkv, self.out = nn.RMSNorm(dim), nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim)
-        self.mlp = nn.Sequential(nn.RMSNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
-
-    def forward(self, x: Tensor, angle: Tensor, cache: Cache | None = None, block: int = 0) -> Tensor:
-        """Map (rows, n, dim) to the same shape; with a cache, x is the one position that follows it."""
-        query, key, value = self.qkv(self.norm(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        query, key = rotate(query, angle), rotate(key, angle)
-        if cache is not None:
-            key, value = cache.put(block, key, value)
-        dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=cache is None)
-        x = x + self.out(mixed.transpose(1, 2).flatten(2))
-        out: Tensor = x + self.mlp(x)
-        return out
-
-
-class CausalTransformer(nn.Module):
-    """Decoder-only transformer over tokens with rotary positions; the condition is added to every input.
+class GraphLanguageModel(nn.Module):
+    """Decoder-only transformer over tokens; the condition is added to every input.
 
     Args:
         tokens: Size of the vocabulary.
@@ -87,15 +42,10 @@ class CausalTransformer(nn.Module):
         dropout: Of attention weights.
     """
 
-    rate: Tensor
-
     def __init__(self, tokens: int, dim: int, depth: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.embed, self.start = nn.Embedding(tokens, dim), nn.Parameter(torch.randn(dim))
-        self.blocks = nn.ModuleList(Block(dim, heads, dropout) for _ in range(depth))
-        self.norm, self.out = nn.RMSNorm(dim), nn.Linear(dim, tokens)
-        half = dim // heads // 2
-        self.register_buffer("rate", 10000 ** -(torch.arange(half) / half), persistent=False)
+        self.decoder, self.out = Decoder(dim, depth, heads, dropout), nn.Linear(dim, tokens)
 
     def forward(self, tokens: Tensor, condition: Tensor) -> Tensor:
         """Return logits (rows, length, tokens) of every token given those before it.
@@ -106,13 +56,10 @@ class CausalTransformer(nn.Module):
         """
         start = self.start.expand(len(tokens), 1, -1)
         x = torch.cat([start, self.embed(tokens[:, :-1])], dim=1) + condition[:, None]
-        angle = torch.arange(x.shape[1], device=x.device)[:, None] * self.rate
-        for block in self.blocks:
-            x = block(x, angle)
-        out: Tensor = self.out(self.norm(x))
+        out: Tensor = self.out(self.decoder(x))
         return out
 
-    def following(self, token: Tensor | None, condition: Tensor, cache: Cache) -> Tensor:
+    def following(self, token: Tensor | None, condition: Tensor, cache: KeyValueCache) -> Tensor:
         """Return logits (rows, tokens) of the next token.
 
         Args:
@@ -121,11 +68,7 @@ class CausalTransformer(nn.Module):
             cache: Of the positions before; it takes in this one.
         """
         x = (self.start if token is None else self.embed(token)) + condition
-        x, angle = x[:, None], cache.length * self.rate[None]
-        for i, block in enumerate(self.blocks):
-            x = block(x, angle, cache, i)
-        cache.length += 1
-        out: Tensor = self.out(self.norm(x[:, 0]))
+        out: Tensor = self.out(self.decoder.step(x, cache))
         return out
 
 
@@ -279,7 +222,7 @@ class SENT(HeldOutGenerator):
         """Make vocabulary, transformer and the embedding of conditions."""
         p = self.hparams
         self.codec = SentTokens(schema)
-        self.transformer = CausalTransformer(self.codec.size, p.d_model, p.depth, p.heads, p.attention_dropout)
+        self.transformer = GraphLanguageModel(self.codec.size, p.d_model, p.depth, p.heads, p.attention_dropout)
         self.condition = ConditionEmbedding(schema, p.d_model)
         self.attributes = Attributes(schema)
         self.register_buffer("limit", torch.tensor(p.max_length or self.codec.longest() + ROOM))
@@ -405,7 +348,7 @@ class SENT(HeldOutGenerator):
         connected = how.constraint is not None and how.constraint.connects
         grammar = Grammar(self.codec, count, limit, connected, self.device)
         guard = None if how.constraint is None else Guard(how.constraint, grammar)
-        condition, cache, token = self._embedding(requests, how.scale), Cache(int(self.hparams.depth)), None
+        condition, cache, token = self._embedding(requests, how.scale), KeyValueCache(), None
         alive, drawn = torch.arange(count, device=self.device), grammar.state.new_full((count, limit), PAD)
         for t in range(limit):
             logits = self._logits(token, condition, cache, how.scale)
@@ -437,7 +380,7 @@ class SENT(HeldOutGenerator):
         condition = self.condition(requests.condition, rows)
         return condition if scale == 1 else torch.cat([condition, torch.zeros_like(condition)])
 
-    def _logits(self, token: Tensor | None, condition: Tensor, cache: Cache, scale: float) -> Tensor:
+    def _logits(self, token: Tensor | None, condition: Tensor, cache: KeyValueCache, scale: float) -> Tensor:
         """Logits of the next token, with guidance."""
         if scale == 1:
             return self.transformer.following(token, condition, cache)

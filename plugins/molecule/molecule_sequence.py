@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from lightning_synth.averaging import AveragedGenerator
 from lightning_synth.conditions import check_guidance
+from lightning_synth.decoder import Decoder, KeyValueCache
 from lightning_synth.errors import ConfigError, InvalidSamplesError
 from lightning_synth.graphs import DenseGraphs
 from lightning_synth.molecules.conditioning import (
@@ -24,7 +25,7 @@ from lightning_synth.molecules.conditioning import (
     parse_scaffold,
     property_loss,
 )
-from lightning_synth.nn import owned_dropout, rotate
+from lightning_synth.nn import owned_dropout
 from lightning_synth.plugins.molecule.molecule_sequence_scaffold import ScaffoldGuide
 from lightning_synth.plugins.molecule.molecule_sequence_tokens import PAD, Grammar, MoleculeTokens
 from lightning_synth.requests import KeyedRNG, SampleRequests, Scored
@@ -35,52 +36,6 @@ _ANCESTORS = 6
 _CACHED = 1 << 27
 #: How often molecules in which the scaffold is not found are drawn.
 _ATTEMPTS = 20
-
-
-class Cache:
-    """Keys and values of the positions so far, of all blocks; grows by doubling."""
-
-    def __init__(self) -> None:
-        self.length = 0
-        self.data: dict[int, Tensor] = {}
-
-    def put(self, block: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Append one position of one block, each (rows, heads, 1, dim), and return those of all positions."""
-        pair = torch.stack([key, value])
-        if block not in self.data:
-            self.data[block] = F.pad(pair, (0, 0, 0, 15))
-        elif self.length == self.data[block].shape[3]:
-            self.data[block] = F.pad(self.data[block], (0, 0, 0, self.length))
-        self.data[block][:, :, :, self.length] = pair[:, :, :, 0]
-        keys, values = self.data[block][:, :, :, : self.length + 1]
-        return keys, values
-
-    def keep(self, rows: Tensor) -> None:
-        """Forget all other rows."""
-        self.data = {block: pair[:, rows] for block, pair in self.data.items()}
-
-
-class Block(nn.Module):
-    """Causal self-attention with rotary positions, and a gated feed-forward part, each on a normalised input."""
-
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads, self.dropout, hidden = heads, dropout, 8 * dim // 3
-        self.norm, self.qkv, self.out = nn.RMSNorm(dim), nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim)
-        self.norm_mlp, self.up, self.down = nn.RMSNorm(dim), nn.Linear(dim, 2 * hidden), nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor, angle: Tensor, cache: Cache | None = None, block: int = 0) -> Tensor:
-        """Map (rows, n, dim) to the same shape; with a cache, x is the one position that follows it."""
-        query, key, value = self.qkv(self.norm(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        query, key = rotate(query, angle), rotate(key, angle)
-        if cache is not None:
-            key, value = cache.put(block, key, value)
-        dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=cache is None)
-        x = x + self.out(mixed.transpose(1, 2).flatten(2))
-        gate, up = self.up(self.norm_mlp(x)).chunk(2, -1)
-        out: Tensor = x + self.down(F.silu(gate) * up)
-        return out
 
 
 class TreeTransformer(nn.Module):
@@ -94,7 +49,6 @@ class TreeTransformer(nn.Module):
         dropout: Of attention weights.
     """
 
-    rate: Tensor
     offset: Tensor
 
     def __init__(self, codec: MoleculeTokens, dim: int, depth: int, heads: int, dropout: float) -> None:
@@ -102,11 +56,8 @@ class TreeTransformer(nn.Module):
         sizes = torch.tensor(view_sizes(codec))
         self.embed = nn.Embedding(int(sizes.sum()), dim)
         self.embed.weight.data.mul_(len(sizes) ** -0.5)
-        self.blocks = nn.ModuleList(Block(dim, heads, dropout) for _ in range(depth))
-        self.norm, self.out = nn.RMSNorm(dim), nn.Linear(dim, codec.size)
+        self.decoder, self.out = Decoder(dim, depth, heads, dropout), nn.Linear(dim, codec.size)
         self.register_buffer("offset", sizes.cumsum(0) - sizes, persistent=False)
-        half = dim // heads // 2
-        self.register_buffer("rate", 10000 ** -(torch.arange(half) / half), persistent=False)
 
     def forward(self, views: Tensor, condition: Tensor) -> Tensor:
         """Return what is known at every position, (rows, length, dim).
@@ -115,14 +66,10 @@ class TreeTransformer(nn.Module):
             views: int64 (rows, length, features), as `view`.
             condition: (rows, dim), added at every position.
         """
-        x = self._embedded(views) + condition[:, None]
-        angle = torch.arange(x.shape[1], device=x.device)[:, None] * self.rate
-        for block in self.blocks:
-            x = block(x, angle)
-        out: Tensor = self.norm(x)
+        out: Tensor = self.decoder(self._embedded(views) + condition[:, None])
         return out
 
-    def following(self, view: Tensor, condition: Tensor, cache: Cache) -> Tensor:
+    def following(self, view: Tensor, condition: Tensor, cache: KeyValueCache) -> Tensor:
         """Return logits (rows, tokens) of the next token.
 
         Args:
@@ -130,12 +77,7 @@ class TreeTransformer(nn.Module):
             condition: (rows, dim).
             cache: Of the positions before; it takes in this one.
         """
-        x = (self._embedded(view) + condition)[:, None]
-        angle = cache.length * self.rate[None]
-        for i, block in enumerate(self.blocks):
-            x = block(x, angle, cache, i)
-        cache.length += 1
-        out: Tensor = self.out(self.norm(x[:, 0]))
+        out: Tensor = self.out(self.decoder.step(self._embedded(view) + condition, cache))
         return out
 
     def _embedded(self, views: Tensor) -> Tensor:
@@ -466,7 +408,7 @@ class MoleculeSequence(AveragedGenerator):
             guide = ScaffoldGuide(self.codec, how.scaffolds, self._ready_schema(), rng.fork("scaffold"))
             guide.start(grammar)
         condition = self._conditions(asked, how)
-        alive, cache = torch.arange(count, device=self.device), Cache()
+        alive, cache = torch.arange(count, device=self.device), KeyValueCache()
         latest, columns = torch.zeros_like(alive), list[Tensor]()
         while len(alive):
             logits = self._logits(view(grammar, latest), condition, cache, how.scale)
@@ -493,7 +435,7 @@ class MoleculeSequence(AveragedGenerator):
             parts.append(self._embedding({}, len(shuffled), shuffled))
         return torch.cat(parts)
 
-    def _logits(self, views: Tensor, condition: Tensor, cache: Cache, scale: float) -> Tensor:
+    def _logits(self, views: Tensor, condition: Tensor, cache: KeyValueCache, scale: float) -> Tensor:
         """Logits of the next token, with guidance."""
         if scale in (0, 1):
             return self.transformer.following(views, condition, cache)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_synth.decoder import Decoder, KeyValueCache
 from lightning_synth.errors import ConfigError
 from lightning_synth.plugins.timeseries.phases import PhasedGenerator
 from lightning_synth.plugins.timeseries.windows import ResidualNoise, WindowCodec
@@ -23,7 +24,6 @@ from lightning_synth.requests import KeyedRNG, SampleRequests
 _MAX_TOKENS = 64
 #: A code used less than this share of the average is dead.
 _DEAD = 0.05
-Cache = list[tuple[Tensor, Tensor]]
 
 
 def draw_tokens(logits: Tensor, u: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
@@ -173,26 +173,6 @@ class Tokenizer(nn.Module):
         return x[:, :, : self.length]
 
 
-class _Block(nn.Module):
-    """Causal self-attention and feed-forward, each on a normalised input and with a residual."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm, self.qkv, self.out = nn.LayerNorm(dim), nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.mlp = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
-
-    def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Map (rows, n, dim); with a past of keys and values, x is the one step that follows it."""
-        split = self.qkv(self.norm(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        query, key, value = split.unbind(0)
-        if past is not None:
-            key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=past is None)
-        x = x + self.out(mixed.transpose(1, 2).flatten(2))
-        return x + self.mlp(x), (key, value)
-
-
 class TokenPrior(nn.Module):
     """Causal transformer over tokens; the first position holds the condition.
 
@@ -201,7 +181,7 @@ class TokenPrior(nn.Module):
         tokens: Length of a sequence.
         condition_size: Of the condition vector.
         dim: Features.
-        heads: Attention heads, a divisor of ``dim``.
+        heads: Attention heads; ``dim`` is a multiple of twice their number.
         layers: Blocks.
     """
 
@@ -212,34 +192,23 @@ class TokenPrior(nn.Module):
         # One token needs no embedding of what came before it.
         self.embed.requires_grad_(tokens > 1)
         self.start = nn.Linear(condition_size + 1, dim, bias=False)
-        self.position = nn.Parameter(0.02 * torch.randn(tokens, dim))
-        self.blocks = nn.ModuleList(_Block(dim, heads) for _ in range(layers))
-        self.norm, self.out = nn.LayerNorm(dim), nn.Linear(dim, num_codes)
+        self.decoder, self.out = Decoder(dim, layers, heads), nn.Linear(dim, num_codes)
 
     def first(self, condition: Tensor) -> Tensor:
-        """Return the input of the first position, (rows, 1, dim)."""
-        start: Tensor = self.start(F.pad(condition, (0, 1), value=1.0))[:, None]
+        """Return the input of the first position, (rows, dim)."""
+        start: Tensor = self.start(F.pad(condition, (0, 1), value=1.0))
         return start
 
-    def advance(self, x: Tensor, position: int, cache: Cache | None = None) -> tuple[Tensor, Cache]:
-        """Return logits (rows, n, codes) and the keys and values so far.
-
-        Args:
-            x: (rows, n, dim), inputs from ``position`` on.
-            position: Of the first of them.
-            cache: Of all positions before it; None at position 0.
-        """
-        x = x + self.position[position : position + x.shape[1]]
-        new: Cache = []
-        for i, block in enumerate(self.blocks):
-            x, kept = block(x, cache[i] if cache else None)
-            new.append(kept)
-        return self.out(self.norm(x)), new
+    def following(self, x: Tensor, cache: KeyValueCache) -> Tensor:
+        """Return logits (rows, codes) of the next token, given the input x (rows, dim) of its position."""
+        logits: Tensor = self.out(self.decoder.step(x, cache))
+        return logits
 
     def forward(self, tokens: Tensor, condition: Tensor) -> Tensor:
         """Return logits (rows, tokens, codes) of every token given those before it."""
-        inputs = torch.cat([self.first(condition), self.embed(tokens[:, :-1])], dim=1)
-        return self.advance(inputs, 0)[0]
+        inputs = torch.cat([self.first(condition)[:, None], self.embed(tokens[:, :-1])], dim=1)
+        logits: Tensor = self.out(self.decoder(inputs))
+        return logits
 
     def sample(self, condition: Tensor, u: Tensor, temperature: float, top_p: float) -> Tensor:
         """Draw tokens (rows, tokens), one position after the other, all rows at once.
@@ -250,11 +219,10 @@ class TokenPrior(nn.Module):
             temperature: As `draw_tokens`.
             top_p: As `draw_tokens`.
         """
-        x, cache, drawn = self.first(condition), None, []
+        x, cache, drawn = self.first(condition), KeyValueCache(), list[Tensor]()
         for position in range(self.tokens):
-            logits, cache = self.advance(x, position, cache)
-            drawn.append(draw_tokens(logits[:, -1], u[:, position], temperature, top_p))
-            x = self.embed(drawn[-1])[:, None]
+            drawn.append(draw_tokens(self.following(x, cache), u[:, position], temperature, top_p))
+            x = self.embed(drawn[-1])
         return torch.stack(drawn, dim=1)
 
 
@@ -276,7 +244,7 @@ class VQTS(PhasedGenerator):
         code_dim: Size of a code.
         width: Features of the convolutions.
         d_model: Features of the transformer.
-        heads: Attention heads, a divisor of ``d_model``.
+        heads: Attention heads; ``d_model`` is a multiple of twice their number.
         layers: Blocks of the transformer.
         commitment: Weight of the distance between encoder outputs and codes (eq. 3).
         token_noise: Share of the tokens before a position that training replaces by random ones.
@@ -324,9 +292,10 @@ class VQTS(PhasedGenerator):
     ) -> None:
         if downsample is not None and (downsample < 1 or downsample & (downsample - 1)):
             raise ConfigError(f"{downsample=} must be a power of 2, or None")
-        if min(num_codes, code_dim, width, d_model, heads, layers) < 1 or d_model % heads:
+        if min(num_codes, code_dim, width, d_model, heads, layers) < 1 or d_model % (2 * heads):
             raise ConfigError(
-                f"{num_codes=}, {code_dim=}, {width=}, {layers=} must be at least 1, {d_model=} a multiple of {heads=}"
+                f"{num_codes=}, {code_dim=}, {width=}, {layers=} must be at least 1, {d_model=} a multiple of "
+                f"twice {heads=}"
             )
         if not 0 <= token_noise < 1 or not 0 < tokenizer_fraction < 1 or commitment < 0 or noise_scale < 0:
             raise ConfigError(

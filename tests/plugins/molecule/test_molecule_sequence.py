@@ -6,10 +6,11 @@ from rdkit import Chem
 from rdkit.Chem import Descriptors
 
 from lightning_synth.datamodules import ItemsDataModule
+from lightning_synth.decoder import KeyValueCache
 from lightning_synth.errors import ConfigError
 from lightning_synth.graphs import DenseGraphs
 from lightning_synth.molecules import BOND_TYPES, encode, fit_vocabulary
-from lightning_synth.plugins.molecule.molecule_sequence import Cache, MoleculeSequence, _draw, _How, view
+from lightning_synth.plugins.molecule.molecule_sequence import MoleculeSequence, _draw, _How, view
 from lightning_synth.plugins.molecule.molecule_sequence_tokens import Grammar
 from lightning_synth.pool import SyntheticPool
 from lightning_synth.requests import KeyedRNG
@@ -74,7 +75,7 @@ def test_cached_logits_are_those_of_the_whole_sequence(untrained):
     condition = torch.randn(len(tokens), 16, generator=torch.Generator().manual_seed(1))
     views, _ = untrained._trace(tokens)
     whole = untrained.transformer.out(untrained.transformer(views, condition))
-    cache = Cache()
+    cache = KeyValueCache()
     for t in range(tokens.shape[1]):
         step = untrained.transformer.following(views[:, t], condition, cache)
         assert torch.allclose(step, whole[:, t], atol=1e-5)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lightning_synth.datamodules.base import ItemsDataModule
+from lightning_synth.decoder import KeyValueCache
 from lightning_synth.errors import ConfigError
 from lightning_synth.items import StackedItems
 from lightning_synth.plugins.timeseries.vq_ts import VQTS, Codebook, TokenPrior, draw_tokens
@@ -52,11 +53,10 @@ def test_the_transformer_is_causal_and_its_cache_changes_nothing() -> None:
         other[:, changed] = (other[:, changed] + 1) % 7
         same = torch.isclose(prior(other, condition), logits, atol=1e-6).all(2).all(0)
         assert same.tolist() == [position <= changed for position in range(6)]
-    x, cache = prior.first(condition), None
+    x, cache = prior.first(condition), KeyValueCache()
     for position in range(6):
-        step, cache = prior.advance(x, position, cache)
-        assert torch.allclose(step[:, 0], logits[:, position], atol=1e-5)
-        x = prior.embed(tokens[:, position])[:, None]
+        assert torch.allclose(prior.following(x, cache), logits[:, position], atol=1e-5)
+        x = prior.embed(tokens[:, position])
 
 
 def test_condition_comes_before_the_first_token() -> None:
