@@ -493,6 +493,9 @@ def scaffold_split(
 ) -> np.ndarray:
     """Split whole scaffolds, the most frequent ones first, as MoleculeNet does (Wu et al. 2018, arXiv 1703.00564).
 
+    Of equally frequent ones that which occurs latest in the file comes first, as in the published code: where a file
+    is sorted by label, such as BBBP, it decides what is tested.
+
     Args:
         scaffolds: Scaffold of every molecule; those without rings (empty) count as one.
         fractions: Of training, validation and test.
@@ -503,13 +506,13 @@ def scaffold_split(
 
     Example:
         >>> scaffold_split(["a", "b", "a", "c", "a"], (0.6, 0.2, 0.2)).tolist()
-        [0, 1, 0, 2, 0]
+        [0, 2, 0, 1, 0]
     """
     if len(fractions) != 3 or min(fractions) < 0 or not np.isclose(sum(fractions), 1) or fractions[0] <= 0:
         raise ConfigError(f"fractions must be (train, val, test), add up to 1 and train > 0, got {fractions}")
     _, first, group = np.unique(np.asarray(scaffolds, dtype=str), return_index=True, return_inverse=True)
     size = np.bincount(group)
-    turn = np.lexsort([first, -size]) if order is None else order.permutation(len(size))
+    turn = np.lexsort([-first, -size]) if order is None else order.permutation(len(size))
     limits, total = np.cumsum(fractions)[:2] * len(scaffolds), np.zeros(3)
     part = np.full(len(size), _TEST)
     for number in turn:

@@ -2,9 +2,8 @@
 
 BBBP and ClinTox are classified with 100 labels, 50 of each class, and with 95 against 5; ESOL and Lipophilicity are
 regressed from 100 labels. Test molecules have scaffolds that no training molecule has; the split is made before any
-generator is trained, and all arms of a model get the same optimiser steps. (With the most frequent scaffolds in
-training, all test molecules of BBBP are of one class, so scaffolds are in random order.) Differences are paired, with
-intervals.
+generator is trained (MoleculeNet's scaffold split), and all arms of a model get the same optimiser steps. Differences
+are paired, with intervals.
 
     python examples/molecule_study.py ../shared/data/molecules --draws 10
     python examples/molecule_study.py ../shared/data/molecules --tasks esol --draws 2 --generator-steps 200
@@ -31,7 +30,7 @@ ARMS = ("molecule_sequence", "molecule_flow")
 def study(folder: Path, task: str, regime: str, options: argparse.Namespace) -> ls.Study:
     """Make the study of one data set."""
     target, rare = TASKS[task]
-    arguments: dict[str, Any] = {"source": str(folder / f"{task}.csv"), "targets": [target], "split": "random_scaffold"}
+    arguments: dict[str, Any] = {"source": str(folder / f"{task}.csv"), "targets": [target], "split": "scaffold"}
     arguments["duplicates"] = "drop"
     if rare is not None:
         arguments["task"] = "classification"

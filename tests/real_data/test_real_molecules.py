@@ -106,6 +106,13 @@ def test_presets(folder):
         assert len(data.train_items()) > 8 * len(data.test_items()) * 0.9
 
 
+def test_the_scaffold_split_is_that_of_moleculenet(folder):
+    """BBBP is sorted by class: with ties broken the other way all its test molecules would be of one class."""
+    data = MoleculeDataModule.preset("bbbp", folder, split="scaffold")
+    shares = [np.mean([int(item.label) for item in items]) for items in (data.train_items(), data.test_items())]
+    assert shares == pytest.approx([0.822, 0.525], abs=0.01)
+
+
 def test_descriptions(folder):
     data = MoleculeDataModule.preset("chebi20", folder, max_atoms=60, text="description")
     test, train = data.test_items()[:200], data.train_items()[:1500]
