@@ -5,20 +5,54 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_synth.errors import ConfigError
-
-if TYPE_CHECKING:
-    from lightning_synth.requests import KeyedRNG, Strings
+from lightning_synth.rng import KeyedRNG
 
 Condition = str | Mapping[str, Any] | None
 _WORDS = ("empirical", "balanced")
 #: Entry of a model's conditions, bool (rows,): False for rows whose other conditions must be ignored.
 KEEP = "keep"
+
+
+class Strings:
+    """A condition that is a string, one a row; indexed, moved and concatenated like a tensor.
+
+    Args:
+        values: One string a row; ``""`` for none.
+
+    Example:
+        >>> texts = Strings(["a", "", "b"])
+        >>> texts[torch.tensor([2, 0])].tolist(), len(texts[:2])
+        (['b', 'a'], 2)
+    """
+
+    def __init__(self, values: Iterable[str]) -> None:
+        self._values = tuple(values)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._values)
+
+    def __getitem__(self, rows: slice | Tensor | Sequence[int]) -> Strings:
+        """Return some rows."""
+        if isinstance(rows, slice):
+            return Strings(self._values[rows])
+        chosen = torch.as_tensor(rows)
+        chosen = chosen.nonzero()[:, 0] if chosen.dtype == torch.bool else chosen
+        return Strings(self._values[i] for i in chosen.tolist())
+
+    def to(self, device: torch.device | str) -> Strings:
+        """Return itself: strings live nowhere in particular."""
+        return self
+
+    def tolist(self) -> list[str]:
+        """Return plain strings."""
+        return list(self._values)
 
 
 def condition_names(schema: Mapping[str, Any] | None, names: Sequence[str] | None = None) -> list[str]:
@@ -152,8 +186,6 @@ def _given(name: str, value: Any, n: int, partial: bool = False) -> Tensor:
 
 def _given_strings(name: str, value: Any, n: int) -> Strings:
     """One string a row; ``""`` and None stand for none."""
-    from lightning_synth.requests import Strings
-
     one = isinstance(value, str) or not isinstance(value, Iterable)
     values = [value] * n if one else list(value)
     wrong = next((v for v in values if not isinstance(v, str) and v is not None), None)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_synth.errors import ConfigError
-from lightning_synth.molecules.table import cached, from_bytes, map_chunks, to_bytes
+from lightning_synth.molecules.cache import cached, from_bytes, map_chunks, to_bytes
 
 if TYPE_CHECKING:
     from rdkit import Chem

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from lightning_synth.errors import DataError
+from lightning_synth.molecules.cache import cached, from_bytes, map_chunks, to_bytes
 from lightning_synth.molecules.representation import Fragments, MoleculeGraph, read_molecule
-
-T = TypeVar("T")
-_CHUNK = 1000
-#: Below this many molecules there is neither a progress bar nor a cache; below the next one no second process.
-_MANY, _PARALLEL = 5000, 20_000
-_ENVIRONMENT = "LIGHTNING_SYNTH_CACHE"
-_VERSION = 1
-_MEMORY: dict[str, dict[str, np.ndarray]] = {}
-#: Results that are kept in memory.
-_KEPT = 32
 
 
 @dataclass(frozen=True)
@@ -159,16 +144,6 @@ def _unpack(arrays: Mapping[str, np.ndarray]) -> MoleculeTable:
     )
 
 
-def to_bytes(lines: Sequence[str]) -> np.ndarray:
-    """Lines of text as uint8, for files of numpy."""
-    return np.frombuffer("".join(line + "\n" for line in lines).encode(), np.uint8)
-
-
-def from_bytes(data: np.ndarray) -> list[str]:
-    """Lines that `to_bytes` wrote."""
-    return data.tobytes().decode().split("\n")[:-1]
-
-
 class MoleculeItems(Sequence[Any]):
     """Molecules as PyG ``Data``, made when asked for: a quarter of a million of them fit in 150 MB.
 
@@ -289,83 +264,3 @@ def _spans(start: np.ndarray, count: np.ndarray) -> np.ndarray:
     """Write start, start + 1, ... of every span one after the other."""
     total = count.cumsum()
     return np.asarray(np.arange(total[-1] if len(total) else 0) + np.repeat(start - (total - count), count))
-
-
-def map_chunks(
-    function: Callable[[Sequence[Any]], T], values: Sequence[Any], processes: int = 1, description: str = ""
-) -> list[T]:
-    """Apply a function to pieces of a sequence, with a progress bar and in several processes if it is long.
-
-    Args:
-        function: Of a sequence of at most 1,000 values; importable, as it travels to other processes.
-        values: What to cut in pieces.
-        processes: Worker processes; 1 works here.
-        description: Of the bar.
-
-    Returns:
-        One result a piece.
-
-    Example:
-        >>> sum(map_chunks(len, range(2500)))
-        2500
-    """
-    from sklearn.utils.parallel import Parallel, delayed
-
-    parts = [values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK)]
-    results: Any = map(function, parts)
-    if processes > 1 and len(values) >= _PARALLEL:
-        results = Parallel(n_jobs=processes, return_as="generator")(delayed(function)(part) for part in parts)
-    out = []
-    with tqdm(
-        total=len(values), desc=description, unit="molecule", disable=len(values) < _MANY, leave=False
-    ) as progress:
-        for part, result in zip(parts, results, strict=True):
-            out.append(result)
-            progress.update(len(part))
-    return out
-
-
-def cached(
-    kind: str, smiles: Sequence[str], *settings: str, compute: Callable[[], dict[str, np.ndarray]]
-) -> dict[str, np.ndarray]:
-    """Compute arrays of molecules, or find what was computed for the same molecules, settings and RDKit before.
-
-    Those of up to 5,000 molecules are kept in memory, as a study makes its DataModule anew for every repetition; larger
-    ones are kept on disk.
-
-    Args:
-        kind: Of the arrays, part of the file name.
-        smiles: The molecules.
-        settings: What else the arrays depend on.
-        compute: Makes them.
-
-    Returns:
-        The arrays.
-    """
-    import rdkit
-
-    state = hashlib.blake2b("\n".join((str(_VERSION), rdkit.__version__, kind, *settings)).encode(), digest_size=16)
-    state.update("\n".join(smiles).encode())
-    key = f"{kind}-{state.hexdigest()}"
-    if len(smiles) >= _MANY:
-        return _on_disk(key, compute)
-    if key not in _MEMORY:
-        while len(_MEMORY) >= _KEPT:
-            _MEMORY.pop(next(iter(_MEMORY)))
-        _MEMORY[key] = compute()
-    return _MEMORY[key]
-
-
-def _on_disk(key: str, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    folder = Path(os.environ.get(_ENVIRONMENT) or Path.home() / ".cache" / "lightning_synth") / "molecules"
-    path = folder / f"{key}.npz"
-    with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(path) as file:
-        return {name: file[name] for name in file.files}
-    arrays = compute()
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        # Moved into place, so that another process never reads half a file.
-        temporary = path.with_suffix(f".{os.getpid()}.npz")
-        np.savez(temporary, **arrays)  # type: ignore[arg-type]
-        temporary.replace(path)
-    return arrays

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lightning_synth.errors import ConfigError
-from lightning_synth.requests import KeyedRNG, SampleRequests, _philox, mix_seed
+from lightning_synth.requests import SampleRequests
+from lightning_synth.rng import KeyedRNG, _philox, mix_seed
 
 SCHEMA = {
     "domain": "timeseries",

@@ -8,8 +8,9 @@ from rdkit.Chem import QED
 from torch_geometric.data import Batch
 
 from lightning_synth.errors import ConfigError
-from lightning_synth.molecules import encode, fit_vocabulary, properties, table
-from lightning_synth.molecules.table import MoleculeItems, cached, map_chunks, read_table
+from lightning_synth.molecules import cache, encode, fit_vocabulary, properties, table
+from lightning_synth.molecules.cache import cached, map_chunks
+from lightning_synth.molecules.table import MoleculeItems, read_table
 
 SMILES = ["CCO", "c1cc[nH]c1", "C(C", "C[N+](=O)[O-]", "CCO", "CC#N.Cl"]
 
@@ -48,7 +49,7 @@ def test_the_cache_is_read_and_a_broken_one_made_anew(tmp_path, monkeypatch):
         calls.append(1)
         return {"value": np.arange(3)}
 
-    monkeypatch.setattr(table, "_MANY", 1)
+    monkeypatch.setattr(cache, "_MANY", 1)
     for _ in range(2):
         assert cached("test", ["C"], "a", compute=compute)["value"].tolist() == [0, 1, 2]
     assert len(calls) == 1
@@ -62,7 +63,7 @@ def test_the_cache_is_read_and_a_broken_one_made_anew(tmp_path, monkeypatch):
 
 def test_a_large_table_is_cached(tmp_path, monkeypatch):
     monkeypatch.setenv("LIGHTNING_SYNTH_CACHE", str(tmp_path))
-    monkeypatch.setattr(table, "_MANY", 4)
+    monkeypatch.setattr(cache, "_MANY", 4)
     first = read_table(SMILES)
     monkeypatch.setattr(table, "read_molecule", None)
     second = read_table(SMILES)
@@ -75,11 +76,11 @@ def test_a_large_table_is_cached(tmp_path, monkeypatch):
 def test_a_small_table_is_read_once(monkeypatch):
     first = read_table(SMILES)
     monkeypatch.setattr(table, "read_molecule", None)
-    assert read_table(SMILES).smiles == first.smiles and len(table._MEMORY) <= table._KEPT
+    assert read_table(SMILES).smiles == first.smiles and len(cache._MEMORY) <= cache._KEPT
 
 
 def test_processes_change_nothing(monkeypatch):
-    monkeypatch.setattr(table, "_PARALLEL", 1000)
+    monkeypatch.setattr(cache, "_PARALLEL", 1000)
     values = list(range(3000))
     assert map_chunks(sum, values, processes=2) == map_chunks(sum, values)
 
