@@ -56,10 +56,24 @@ def graph_batch(
     edge_index = torch.stack([key // max(total, 1), key % max(total, 1)])
     attr = None if edge_attr is None else edge_attr[order].repeat(2, *[1] * (edge_attr.ndim - 1))[twice]
     per_graph = 2 * torch.bincount(edge_graph.index_select(0, order), minlength=len(num_nodes))
-    return _assemble(num_nodes, edge_index, per_graph, x, attr)
+    return assemble_batch(num_nodes, edge_index, per_graph, x, attr)
 
 
-def _assemble(num_nodes: Tensor, edge_index: Tensor, per_graph: Tensor, x: Tensor | None, attr: Tensor | None) -> Any:
+def assemble_batch(
+    num_nodes: Tensor, edge_index: Tensor, per_graph: Tensor, x: Tensor | None, attr: Tensor | None
+) -> Any:
+    """Make a PyG ``Batch`` of arrays that are in its order already.
+
+    Args:
+        num_nodes: int64 (graphs,).
+        edge_index: int64 (2, edges), numbered through the batch, graph by graph.
+        per_graph: int64 (graphs,), edges of each.
+        x: Of all nodes, or None.
+        attr: Of all edges, or None.
+
+    Returns:
+        A ``Batch`` that `to_data_list` can take apart.
+    """
     from torch_geometric.data import Batch
 
     graphs, device = len(num_nodes), edge_index.device

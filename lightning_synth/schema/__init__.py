@@ -15,8 +15,10 @@ import torch
 
 from lightning_synth.errors import SchemaError
 from lightning_synth.schema.base import PROVENANCE, Domain, Items, Schema
-from lightning_synth.schema.graph import GraphDomain, MoleculeDomain, NodeDomain
+from lightning_synth.schema.graph import GraphDomain
 from lightning_synth.schema.hashing import overlap
+from lightning_synth.schema.molecule import MoleculeDomain
+from lightning_synth.schema.node import NodeDomain
 from lightning_synth.schema.sequence import SequenceDomain
 from lightning_synth.schema.timeseries import TimeSeriesDomain
 
