@@ -25,9 +25,9 @@ _MODELS = {
 }
 #: Modules that are not called like the model.
 _MODULES = {
-    "gat": "gnn",
-    "gcn": "gnn",
-    "graphsage": "gnn",
+    "gat": "node_classifier",
+    "gcn": "node_classifier",
+    "graphsage": "node_classifier",
     "fingerprint_forest_regressor": "fingerprint_forest",
     "molecule_gin_regressor": "molecule_gin",
 }
@@ -51,9 +51,9 @@ __all__ = [
 if TYPE_CHECKING:
     from lightning_synth.downstream.fingerprint_forest import FingerprintForest, FingerprintForestRegressor
     from lightning_synth.downstream.gin import GIN
-    from lightning_synth.downstream.gnn import GAT, GCN, GraphSAGE
     from lightning_synth.downstream.gru4rec import GRU4Rec
     from lightning_synth.downstream.molecule_gin import MoleculeGIN, MoleculeGINRegressor
+    from lightning_synth.downstream.node_classifier import GAT, GCN, GraphSAGE
     from lightning_synth.downstream.random_forest import RandomForest
     from lightning_synth.downstream.sasrec import SASRec
     from lightning_synth.downstream.sequential_rules import SequentialRules

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_synth.downstream.gnn import GCNConv, GraphInput
 from lightning_synth.errors import ConfigError
+from lightning_synth.message_passing import GCNConv, GraphInput
 from lightning_synth.plugins.node.base import GraphAugmenter, Neighbours, edges_and_pairs
 from lightning_synth.requests import KeyedRNG
 

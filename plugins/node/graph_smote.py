@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_synth.downstream.gnn import GraphInput, SAGEConv
 from lightning_synth.errors import ConfigError
+from lightning_synth.message_passing import GraphInput, SAGEConv
 from lightning_synth.plugins.node.base import Neighbours, NewNodes, edges_and_pairs
 from lightning_synth.plugins.node.guided import GuidedSynthesizer
 from lightning_synth.plugins.node.node_mixup import either_neighbours

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_synth.downstream.gnn import GNN, GraphInput
 from lightning_synth.errors import ConfigError
 from lightning_synth.losses import class_counts, class_weights
+from lightning_synth.message_passing import GNN, GraphInput
 from lightning_synth.plugins.node.base import NodeSynthesizer
 from lightning_synth.requests import KeyedRNG
 

@@ -10,8 +10,8 @@ import torch
 
 from lightning_synth.datamodules import MixedDataModule
 from lightning_synth.downstream import GCN, get_downstream
-from lightning_synth.downstream.gnn import GATConv, GCNConv, GraphInput, SAGEConv, SparseMatrix
 from lightning_synth.errors import ConfigError, DataError
+from lightning_synth.message_passing import GATConv, GCNConv, GraphInput, SAGEConv, SparseMatrix
 from lightning_synth.plugins.node.node_oversample import NodeOversample
 from lightning_synth.testing import tiny_datamodule, tiny_node, tiny_schema
 from lightning_synth.testing.case import quiet, quiet_trainer
