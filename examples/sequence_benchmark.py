@@ -1,9 +1,9 @@
 """Does augmentation help a tuned SASRec, and whom? Paired over users, at equal steps, by training length.
 
-An arm is ``real``; a generator of `lightning_synth.list_generators("sequence")`, whose users are half of every batch;
-an operator of `lightning_synth.sequences.OPERATORS`; or ``pairs:alpha,beta,gamma``, a law of training pairs. The ranks
-of all users are kept for every arm and seed in ``--out``, so a run that was stopped goes on; the table is made of what
-is there. Intervals are over users, the seeds of an arm averaged.
+An arm is ``real``; a generator of `lightning_synth.list_generators("sequence")`, whose users are a share ``--ratio``
+of every batch; an operator of `lightning_synth.sequences.OPERATORS`; or ``pairs:alpha,beta,gamma``, a law of training
+pairs. The ranks of all users are kept for every arm and seed in ``--out``, so a run that was stopped goes on; the table
+is made of what is there. Intervals are over users, the seeds of an arm averaged.
 
     python examples/sequence_benchmark.py ../shared/data/recsys/beauty.txt --arms real rep_pad markov prior_transformer
 """
@@ -60,10 +60,17 @@ def ranks_of(arm: str, args: argparse.Namespace, seed: int) -> np.ndarray:
     """Train on an arm and rank the test items of all users."""
     data = data_of(arm, args, seed)
     pool = pool_of(arm, data, args, seed) if arm in ls.list_generators("sequence") else None
-    mixed = MixedDataModule(data, pool, ratio=0.5, batch_size=args.batch, seed=seed)
+    mixed = MixedDataModule(data, pool, ratio=args.ratio, batch_size=args.batch, seed=seed)
     model = SASRec(schema=data.schema, seed=seed)
     trainer(args.steps).fit(model, train_dataloaders=mixed.train_dataloader())
     return model.ranks(data.test_items())
+
+
+def files_of(arm: str, args: argparse.Namespace) -> Path:
+    """Where the ranks of an arm are kept, without the seed."""
+    share = f"-ratio{args.ratio:g}" if arm in ls.list_generators("sequence") and args.ratio != 0.5 else ""
+    folder: Path = args.out
+    return folder / f"{arm.replace(':', '_')}{share}-{args.steps}"
 
 
 def table(ranks: dict[str, np.ndarray], data: InteractionDataModule, metric: str) -> str:
@@ -92,6 +99,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=7000, help="of SASRec, in every arm")
     parser.add_argument("--generator-steps", type=int, default=3500)
     parser.add_argument("--pool", type=int, default=0, help="generated users; 0: as many as real ones")
+    parser.add_argument("--ratio", type=float, default=0.5, help="share of generated users in a batch")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--max-length", type=int, default=50)
     parser.add_argument("--metric", default="ndcg@10")
@@ -102,12 +110,12 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for seed in range(args.seeds):
         for arm in args.arms:
-            path = args.out / f"{arm.replace(':', '_')}-{args.steps}-{seed}.npy"
+            path = Path(f"{files_of(arm, args)}-{seed}.npy")
             if not path.exists():
                 start = time.process_time()
                 np.save(path, ranks_of(arm, args, seed))
                 print(f"{arm}, seed {seed}: {time.process_time() - start:.0f} s of processor time", flush=True)
-    found = {arm: sorted(args.out.glob(f"{arm.replace(':', '_')}-{args.steps}-*.npy")) for arm in args.arms}
+    found = {arm: sorted(args.out.glob(f"{files_of(arm, args).name}-[0-9]*.npy")) for arm in args.arms}
     ranks = {arm: np.stack([np.load(path) for path in paths]) for arm, paths in found.items()}
     print(table(ranks, data_of("real", args, 0), args.metric))
 
