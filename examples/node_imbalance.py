@@ -47,8 +47,8 @@ ARMS: dict[str, tuple[str | None, dict[str, Any], dict[str, Any]]] = {
     "node_mixup": ("node_mixup", {}, {}),
     "gaug": ("gaug", {}, {}),
 }
-#: Parameters of TAM to choose from, half of the grid of its authors.
-TAM = {"tam_alpha": (2.5, 1.5, 0.5), "tam_phi": (1.2, 0.8)}
+#: Parameters of TAM to choose from: the grid of its authors.
+TAM = {"tam_alpha": (2.5, 1.5, 0.5), "tam_beta": (0.5, 0.25), "tam_phi": (1.2, 0.8)}
 
 
 class FreshGraphs(Dataset[Any]):
