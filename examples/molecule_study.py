@@ -24,7 +24,10 @@ TASKS: dict[str, tuple[str, str | None]] = {
     "esol": ("measured log solubility in mols per litre", None),
     "lipophilicity": ("exp", None),
 }
-ARMS = ("molecule_sequence", "molecule_flow")
+ARMS = (
+    "molecule_bootstrap", "smiles_enumeration", "fragment_mutation", "brics_recombine",
+    "molecule_sequence", "molecule_flow",
+)  # fmt: skip
 
 
 def study(folder: Path, task: str, regime: str, options: argparse.Namespace) -> ls.Study:
