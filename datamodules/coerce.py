@@ -333,8 +333,8 @@ def coerce_conditions(conditions: Mapping[str, Any] | None, count: int, name: st
         DataError: Wrong lengths, non-finite values or a reserved name.
     """
     out = {}
-    for key, value in (conditions or {}).items():
-        if key in ("x", "y", "label", "mask", "is_synthetic", "weight"):
+    for key, value in ({} if conditions is None else conditions).items():
+        if key in ("x", "y", "label", "mask", "is_synthetic", "weight", "keep", "given"):
             raise DataError(f"{name}: {key!r} is reserved and cannot name a condition")
         array = _numeric(value, f"{name}[{key!r}]").astype(np.float32)
         if array.shape != (count,):

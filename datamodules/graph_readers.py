@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +51,17 @@ def read_graphs(source: Any) -> GraphSource:
     return _numbered(read)
 
 
-def _read_list(graphs: Sequence[Any]) -> GraphTable:
+def _read_list(graphs: Any) -> GraphTable:
+    from torch_geometric.data import Batch, Data
+
+    if isinstance(graphs, Batch):
+        graphs = graphs.to_data_list()
+    many = hasattr(graphs, "__iter__") or hasattr(graphs, "__getitem__")
+    if not many or isinstance(graphs, Data) or hasattr(graphs, "adj"):
+        raise DataError(
+            f"a list of graphs is needed, got one {type(graphs).__name__}; for one large graph there is "
+            "LargeGraphDataModule"
+        )
     items = list(graphs)
     if not items:
         raise DataError("the source holds 0 graphs")
@@ -74,7 +85,7 @@ def open_npz(path: Path, needed: Sequence[str]) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is no npz of plain arrays: {error}") from error
     missing = [name for name in needed if name not in arrays]
     if missing:
@@ -98,6 +109,8 @@ def _read_npz(path: Path) -> GraphSource:
     for name, value in {**splits, **({} if y is None else {"y": y})}.items():
         if len(value) != len(sizes):
             raise DataError(f"{path}: {name} has {len(value)} entries for {len(sizes)} graphs")
+        if name in splits and value.dtype.kind not in "iu":
+            raise DataError(f"{path}: {name} must hold 0 (training), 1 (validation) or 2 (test), got {value.dtype}")
     return GraphSource(table, splits)
 
 
@@ -180,5 +193,6 @@ def _numbered(source: GraphSource) -> GraphSource:
             columns["label"] = np.unique(columns["label"], return_inverse=True)[1].reshape(-1).astype(np.int64)
     if table.y is not None and table.y.dtype.kind == "i":
         classes, codes = np.unique(table.y, return_inverse=True)
-        table.y, source.class_names = codes.reshape(-1).astype(np.int64), [str(value) for value in classes]
+        table.y = codes.reshape(-1).astype(np.int64)
+        source.class_names = [table.class_names[value] if table.class_names else str(value) for value in classes]
     return source

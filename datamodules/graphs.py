@@ -23,6 +23,10 @@ _PARTS = ("train", "val", "test")
 #: Rules of validity that the metrics know.
 _RULES = ("planar", "tree", "lobster", "sbm", "connected")
 _TRAIN, _VAL, _TEST, _UNUSED = 0, 1, 2, -1
+#: Fields of a graph, of a batch of them, and of what models make of their conditions.
+_RESERVED = frozenset(
+    "x y label edge_index edge_attr edge_weight pos num_nodes batch ptr is_synthetic weight keep".split()
+)
 #: What the published sets are split into: 128 / 32 / 40 of 200 graphs.
 _DEFAULT_FRACTIONS = (0.64, 0.16, 0.2)
 #: Size of the largest graph, as a multiple of the median, from which padding is worth a warning.
@@ -155,7 +159,7 @@ class GraphDataModule(ItemsDataModule):
             (``NAME_A.txt``...), a list of PyG ``Data`` or NetworkX graphs, or the name of a procedural set: ``planar``,
             ``sbm``, ``tree``, ``lobster``, ``community``, ``ego``, ``grid``.
         split: Name of a split stored in the file, or of a published one (`published_split`); fractions
-            ``(train, val, test)``, drawn within each class with identical graphs on one side; or index lists
+            ``(train, val, test)``, drawn within each class with identical graphs on one side; or index lists or masks
             ``(train, val, test)``, also as a dict. ``"split"`` falls back to fractions 0.64, 0.16, 0.2 where the source
             has no stored split.
         batch_size: Graphs in a batch of one process.
@@ -267,13 +271,15 @@ class GraphDataModule(ItemsDataModule):
 
     def _with_conditions(self, items: list[Any]) -> list[Any]:
         for name, given in (self.conditions or {}).items():
+            if name in _RESERVED:
+                raise ConfigError(f"{name!r} is a field of every graph and cannot name a condition")
+            if not callable(given) and not np.ndim(given):
+                raise ConfigError(f"condition {name!r} must be one number a graph or a function of a graph: {given!r}")
             values = [given(item) for item in items] if callable(given) else list(given)
             if len(values) != len(items):
                 raise DataError(f"condition {name!r} has {len(values)} values for {len(items)} graphs")
             for i, (item, value) in enumerate(zip(items, values, strict=True)):
-                if not np.isfinite(float(value)):
-                    raise DataError(f"graph {i}: condition {name!r} is {value}")
-                item[name] = torch.tensor([float(value)])
+                item[name] = torch.tensor([_number(value, i, name)])
         return items
 
     def _parts(self, source: GraphSource, items: Sequence[Any], labels: np.ndarray) -> np.ndarray:
@@ -363,6 +369,17 @@ class GraphDataModule(ItemsDataModule):
         return self._loader(items, BucketSampler(items, self.seed, self.batch_size))
 
 
+def _number(value: Any, i: int, name: str) -> float:
+    """One number, or a tensor of one, as a finite float."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"graph {i}: condition {name!r} is no number: {error}") from error
+    if not np.isfinite(number):
+        raise DataError(f"graph {i}: condition {name!r} is {value}")
+    return number
+
+
 def _identical(items: Sequence[Any]) -> np.ndarray:
     """A number for each graph that is the same for graphs identical but for their label."""
     bare = [item.clone() for item in items]
@@ -378,7 +395,9 @@ def _by_index(lists: Sequence[Any], count: int) -> np.ndarray:
     named = dict(zip(_PARTS, lists if len(lists) == 3 else (lists[0], (), lists[1]), strict=True))
     part = np.full(count, _UNUSED)
     for code, (name, index) in enumerate(named.items()):
-        rows = np.asarray(index, dtype=np.int64).reshape(-1)
+        given = np.asarray(index).reshape(-1)
+        # A mask chooses the graphs where it is True.
+        rows = (np.flatnonzero(given) if given.dtype == bool and len(given) == count else given).astype(np.int64)
         if len(rows) and not 0 <= rows.min() <= rows.max() < count:
             raise ConfigError(f"split: {name} names graph {rows.min() if rows.min() < 0 else rows.max()} of {count}")
         twice = rows[part[rows] != _UNUSED]

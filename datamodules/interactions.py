@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,8 +48,9 @@ class InteractionDataModule(ItemsDataModule):
 
     Args:
         source: ``.txt`` (``user item item ...`` a line, or ``user item`` pairs), ``.inter`` (RecBole), ``.csv``,
-            ``.tsv``, ``.parquet`` (interactions, or RePlay's list columns), a pandas or polars frame, a list of
-            sequences, or `SimulatedInteractions`. None simulates 943 users whose next item follows known rules.
+            ``.tsv`` (these also packed, as ``.txt.gz``), ``.parquet`` (interactions, or RePlay's list columns), a
+            pandas or polars frame, a list of sequences, or `SimulatedInteractions`. None simulates 943 users whose next
+            item follows known rules.
         batch_size: Sequences in a batch.
         split: ``leave_one_out`` or ``time``.
         max_length: Items in a row of a batch, the latest ones; None: the longest training sequence.
@@ -119,7 +121,10 @@ class InteractionDataModule(ItemsDataModule):
                 f"and {test_fraction}"
             )
         self.source, self.split, self.max_length, self.ties = source, split, max_length, ties
-        self.k_core = (k_core, k_core) if isinstance(k_core, int) else (int(k_core[0]), int(k_core[1]))
+        cores = (k_core, k_core) if isinstance(k_core, Integral) else k_core
+        if not isinstance(cores, Sequence) or len(cores) != 2 or not all(isinstance(k, Integral) for k in cores):
+            raise ConfigError(f"k_core must be one whole number, or (of users, of items), got {k_core!r}")
+        self.k_core = (int(cores[0]), int(cores[1]))
         self.duplicates, self.columns, self.read_options = duplicates, columns, read_options
         self.vocab_size, self.val_fraction, self.test_fraction = vocab_size, val_fraction, test_fraction
         self.sampler = PairSampler(**sampler) if isinstance(sampler, Mapping) else sampler
@@ -298,12 +303,18 @@ class InteractionDataModule(ItemsDataModule):
         Returns:
             Originals of the same shape.
 
+        Raises:
+            DataError: If one is padding, or out of range.
+
         Example:
             >>> data = InteractionDataModule([["b", "a", "c"], ["a", "b", "c"]])
             >>> data.decode_items(data.test_items()[0]["item_id"]).tolist()
             ['b', 'a', 'c']
         """
-        return np.asarray(self.item_ids[np.asarray(item_id) - 1])
+        number = np.asarray(item_id)
+        if len(bad := number[(number < 1) | (number > len(self.item_ids))]):
+            raise DataError(f"{int(bad[0])} is no item: they are 1..{len(self.item_ids)}, and 0 is padding")
+        return np.asarray(self.item_ids[number - 1])
 
 
 class EndlessSampler(EpochSampler):

@@ -140,6 +140,8 @@ class MixedDataModule(LightningDataModule):
             )
         if not hasattr(real, "train_dataloader"):
             raise ConfigError(f"real must be a LightningDataModule, got {type(real).__name__}")
+        if isinstance(pool, (list, tuple)) and any(isinstance(one, PoolLike) for one in pool):
+            raise ConfigError("pool is a list; give several pools by name, pool={name: pool, ...}")
         if batch_size < 1 or num_workers < 0:
             raise ConfigError(
                 f"batch_size must be at least 1 and num_workers at least 0, got {batch_size} and {num_workers}"

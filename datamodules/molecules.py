@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,8 @@ _NAMES = {"train": "training", "val": "validation", "test": "test"}
 _SHOWN = 10
 #: Molecules whose way there and back is checked when a data set is loaded.
 _CHECKED = 1000
-_MISSING = ("", "nan", "na", "n/a", "none", "null")
+_MISSING = ("", "nan", "na", "<na>", "n/a", "none", "null")
+_SUFFIXES = (".csv", ".tsv", ".parquet", ".smi", ".smiles", ".txt", ".sdf")
 
 #: Published sets: file, and how it is read. `split` names the file of test rows that the papers share.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -143,17 +145,18 @@ class MoleculeDataModule(ItemsDataModule):
             if value not in allowed:
                 raise ConfigError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
         targets = (targets,) if isinstance(targets, str) else tuple(targets)
+        properties = (properties,) if isinstance(properties, str) else tuple(properties)
+        twice = [name for name, count in Counter([*targets, *properties]).items() if count > 1]
+        if twice:
+            raise ConfigError(f"targets and properties name {twice[0]!r} twice; every column of y needs its own name")
+        if max_atoms is not None and max_atoms < 1:
+            raise ConfigError(f"max_atoms must be at least 1, or None, got {max_atoms}")
         if task == "classification" and len(targets) != 1:
             raise ConfigError(f"a classification needs one target, got {len(targets)}: {list(targets)}")
         if imbalance and task != "classification":
             raise ConfigError("imbalance keeps a part of a class; it needs task='classification'")
         self.source, self.split, self.targets, self.smiles, self.text = source, split, targets, smiles, text
-        self.properties, self.task, self.fractions, self.fragments = (
-            tuple(properties),
-            task,
-            tuple(fractions),
-            fragments,
-        )
+        self.properties, self.task, self.fractions, self.fragments = properties, task, tuple(fractions), fragments
         self.invalid, self.duplicates, self.unknown = invalid, duplicates, unknown
         self.max_atoms, self.oversize, self.atom_types = max_atoms, oversize, atom_types
         self.shots, self.draw, self.imbalance = shots, draw, imbalance
@@ -239,6 +242,7 @@ class MoleculeDataModule(ItemsDataModule):
         train = np.flatnonzero(part == _TRAIN)
         part[train[left_out(labels[train], classes, self.imbalance, self.draw)]] = _UNUSED
         part = self._few(part, labels)
+        _warn_of_empty_classes(labels[part == _TRAIN], classes)
         names, columns = self._columns(table, targets, labels, source.text)
         indices = (np.flatnonzero(part == code) for code in (_TRAIN, _VAL, _TEST))
         items = [MoleculeItems(table, index, atom_types, BOND_TYPES, columns) for index in indices]
@@ -262,8 +266,8 @@ class MoleculeDataModule(ItemsDataModule):
             source = _nci_file()
         if isinstance(source, (str, os.PathLike)):
             return self._read_file(Path(source))
-        if isinstance(source, Sequence) and source and all(isinstance(path, os.PathLike) for path in source):
-            parts = [self._read_file(path) for path in source]
+        if isinstance(source, Sequence) and source and all(_is_path(path) for path in source):
+            parts = [self._read_file(Path(path)) for path in source]
             return _Source(
                 [molecule for part in parts for molecule in part.molecules],
                 np.concatenate([part.targets for part in parts]),
@@ -277,6 +281,8 @@ class MoleculeDataModule(ItemsDataModule):
             raise DataError("the list of molecules is empty")
         if self.targets or self.text:
             raise ConfigError("targets and text are columns; a list of molecules has none: pass a frame")
+        # An empty SMILES is listed as unreadable by `read_table`; so is a gap (None, NaN).
+        molecules = [m if isinstance(m, str) or hasattr(m, "GetAtoms") else "" for m in molecules]
         return _Source(molecules, np.zeros((len(molecules), 0)))
 
     def _read_file(self, path: Path) -> _Source:
@@ -287,11 +293,11 @@ class MoleculeDataModule(ItemsDataModule):
             return self._from_frame(_read_frame(path), str(path))
         if suffix == ".sdf":
             return self._from_sdf(path)
-        if suffix not in (".smi", ".txt", ".smiles"):
-            raise ConfigError(f"{path} is none of csv, tsv, parquet, smi, txt, sdf")
+        if suffix not in _SUFFIXES:
+            raise ConfigError(f"{path} is none of csv, tsv, parquet, smi, txt, sdf; unpack it if it is packed")
         if self.targets or self.text:
             raise ConfigError(f"{path} has SMILES only, no columns {[*self.targets, *filter(None, [self.text])]}")
-        molecules = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+        molecules = [line.split()[0] for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         if not molecules:
             raise DataError(f"{path} is empty")
         return _Source(molecules, np.zeros((len(molecules), 0)))
@@ -318,14 +324,18 @@ class MoleculeDataModule(ItemsDataModule):
             raise DataError(f"{path} is empty")
         with rdBase.BlockLogs():
             read = list(Chem.SDMolSupplier(str(path)))
-        cells = [[mol.GetProp(t) if mol is not None and mol.HasProp(t) else "" for mol in read] for t in self.targets]
-        for target, column in zip(self.targets, cells, strict=True):
+        cells = {
+            name: [mol.GetProp(name) if mol is not None and mol.HasProp(name) else "" for mol in read]
+            for name in (*self.targets, *filter(None, [self.text]))
+        }
+        for name, column in cells.items():
             if not any(column):
-                raise ConfigError(f"no molecule of {path} has the property {target!r}")
-        targets = [self._numbers(column, t, str(path)) for t, column in zip(self.targets, cells, strict=True)]
+                raise ConfigError(f"no molecule of {path} has the property {name!r}")
+        targets = [self._numbers(cells[target], target, str(path)) for target in self.targets]
+        text = cells[self.text] if self.text else None
         # An empty SMILES is listed as unreadable by `read_table`.
         molecules = ["" if mol is None else mol for mol in read]
-        return _Source(molecules, np.stack(targets, 1) if targets else np.zeros((len(read), 0)))
+        return _Source(molecules, np.stack(targets, 1) if targets else np.zeros((len(read), 0)), text)
 
     def _numbers(self, cells: Sequence[Any], column: str, name: str) -> np.ndarray:
         """Numbers of a column, NaN where empty; the words of a class column are numbered in sorted order."""
@@ -334,9 +344,10 @@ class MoleculeDataModule(ItemsDataModule):
             values = np.array([np.nan if gap else float(cell) for cell, gap in zip(cells, empty, strict=True)])
         except ValueError:
             if self.task == "classification":
-                names = sorted({str(cell) for cell, gap in zip(cells, empty, strict=True) if not gap})
-                self._words = names
-                return np.array([np.nan if gap else names.index(str(c)) for c, gap in zip(cells, empty, strict=True)])
+                words = [str(cell).strip() for cell in cells]
+                self._words = sorted({word for word, gap in zip(words, empty, strict=True) if not gap})
+                place = {word: i for i, word in enumerate(self._words)}
+                return np.array([np.nan if gap else place[word] for word, gap in zip(words, empty, strict=True)])
             row = next(i for i, (c, gap) in enumerate(zip(cells, empty, strict=True)) if not gap and not _is_number(c))
             raise DataError(f"{name}, row {row}: {column!r} is {cells[row]!r}, which is no number") from None
         if np.isinf(values).any():
@@ -534,7 +545,10 @@ def _given_split(split: Any, count: int) -> np.ndarray:
             )
         if not path.is_file():
             raise DataError(f"no file {path}")
-        split = json.loads(path.read_text())
+        try:
+            split = json.loads(path.read_text())
+        except ValueError as error:
+            raise DataError(f"{path} is no JSON file: {error}") from error
         if isinstance(split, dict) and not set(split) & set(_PARTS):
             split = next(iter(split.values()))
         if not isinstance(split, dict):
@@ -548,7 +562,7 @@ def _given_split(split: Any, count: int) -> np.ndarray:
         raise ConfigError(f"split={tuple(lists)} are no rows; fractions go to fractions=, with split='random'")
     part = np.full(count, _UNUSED)
     for code, (name, rows) in enumerate(zip(_PARTS, lists, strict=True)):
-        index = np.asarray(rows, dtype=np.int64).reshape(-1)
+        index = _rows(rows, count)
         if len(index) and not 0 <= index.min() <= index.max() < count:
             wrong = index.min() if index.min() < 0 else index.max()
             raise ConfigError(f"split: {_NAMES[name]} names row {wrong}, but there are {count} rows")
@@ -559,15 +573,41 @@ def _given_split(split: Any, count: int) -> np.ndarray:
     return part
 
 
+def _warn_of_empty_classes(labels: np.ndarray, classes: Sequence[str]) -> None:
+    counts = np.bincount(labels, minlength=len(classes))
+    empty = [name for name, count in zip(classes, counts.tolist(), strict=False) if not count]
+    if empty:
+        warnings.warn(f"no training molecules of class {', '.join(empty)}: it cannot be learned", stacklevel=5)
+
+
+def _rows(rows: Any, count: int) -> np.ndarray:
+    """Row numbers; a mask over all rows is one way to give them."""
+    given = np.asarray(rows)
+    if given.dtype == bool:
+        if given.shape != (count,):
+            raise ConfigError(f"split: a mask has shape {given.shape}, but there are {count} rows")
+        return np.flatnonzero(given)
+    return given.astype(np.int64).reshape(-1)
+
+
+def _is_path(source: Any) -> bool:
+    """Configuration files have paths as plain strings; no SMILES ends like a file."""
+    return isinstance(source, os.PathLike) or (isinstance(source, str) and source.lower().endswith(_SUFFIXES))
+
+
 def _read_frame(path: Path) -> Any:
     import pandas as pd
 
-    if path.suffix.lower() == ".parquet":
-        return pd.read_parquet(path)
     try:
-        return pd.read_csv(path, sep="\t" if path.suffix.lower() == ".tsv" else ",", dtype=str, keep_default_na=False)
+        if path.suffix.lower() == ".parquet":
+            return pd.read_parquet(path)
+        separator = "\t" if path.suffix.lower() == ".tsv" else ","
+        # index_col: with a separator too many at the end of lines, pandas would take the SMILES for row names.
+        return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, index_col=False)
     except pd.errors.EmptyDataError:
         raise DataError(f"{path} is empty") from None
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read as a table: {error}") from error
 
 
 def _is_number(cell: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import pickle
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ def read_node_graph(source: Any) -> Any:
     Raises:
         DataError: If there is no such file, or it cannot be understood.
     """
+    if isinstance(source, Mapping):
+        raise DataError(f"a dict of {', '.join(map(str, source))} is no graph: make a PyG Data of it, Data(**fields)")
     if isinstance(source, (str, Path)):
         path = Path(source)
         if not path.exists():
@@ -40,7 +43,8 @@ def read_node_graph(source: Any) -> Any:
         return _read_planetoid(path) if path.is_dir() else _read_npz(path)
     if hasattr(source, "edge_index"):
         return _only_tensors(source)
-    if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
+    # A NetworkX graph has a length, of nodes.
+    if hasattr(source, "__len__") and hasattr(source, "__getitem__") and not hasattr(source, "adj"):
         if len(source) != 1:
             raise DataError(f"the data set holds {len(source)} graphs; open it with GraphDataModule")
         return read_node_graph(source[0])

@@ -88,6 +88,8 @@ class NodeDataModule(ItemsDataModule):
         if imbalance is not None and imbalance < 1:
             raise ConfigError(f"imbalance is the ratio of the largest class to the smallest, at least 1: {imbalance}")
         self.source, self.split, self.shots, self.imbalance, self.draw = source, split, shots, imbalance, draw
+        if isinstance(num_neighbors, int):
+            raise ConfigError(f"num_neighbors is one number a hop, such as ({num_neighbors}, {num_neighbors})")
         if num_neighbors is not None and (not len(num_neighbors) or not all(n == -1 or n > 0 for n in num_neighbors)):
             raise ConfigError(f"num_neighbors must be positive, or -1 for all, one number a hop: got {num_neighbors}")
         self.undirected, self.repair, self.normalize_features = undirected, repair, normalize_features

@@ -20,10 +20,10 @@ Sizes = int | Sequence[int]
 
 def _bounds(sizes: Sizes, smallest: int) -> tuple[int, int]:
     """Inclusive bounds of a size given as one number or as (low, high)."""
-    low, high = (sizes, sizes) if isinstance(sizes, (int, np.integer)) else tuple(sizes)
-    if not smallest <= low <= high:
+    values = np.ravel(sizes)
+    if len(values) not in (1, 2) or values.dtype.kind not in "iu" or not smallest <= values[0] <= values[-1]:
         raise ConfigError(f"sizes must be a number or (low, high) with {smallest} <= low <= high, got {sizes}")
-    return int(low), int(high)
+    return int(values[0]), int(values[-1])
 
 
 def _items(num_graphs: int, seed: int, make: Callable[[np.random.Generator], tuple[int, np.ndarray]]) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ def read_ts(path: Path | str) -> Labelled:
         if not line or line.startswith("#"):
             continue
         if not in_data:
-            words = line.lstrip("@").split()
+            words = line.lstrip("@").split() or [""]
             in_data = words[0].lower() == "data"
             header[words[0].lower()] = words[1:]
             continue
@@ -57,6 +58,8 @@ def read_ts(path: Path | str) -> Labelled:
                 f"{path}: the .ts file has time stamps, which are not read; resample it to even steps first"
             )
         *channels, label = line.split(":") if "classlabel" in header and _labelled(header) else [*line.split(":"), ""]
+        if not channels:
+            raise DataError(f"{path}, line {number}: a series and its label are needed, separated by a colon")
         try:
             rows = [np.array(channel.replace("?", "nan").split(","), dtype=np.float64) for channel in channels]
             series.append(np.stack(rows))
@@ -72,6 +75,22 @@ def _labelled(header: Mapping[str, list[str]]) -> bool:
     return header.get("classlabel", ["false"])[0].lower() == "true"
 
 
+def open_npz(path: Path | str) -> dict[str, np.ndarray]:
+    """Load all arrays of an npz; objects are not unpickled.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: If it is no npz of plain arrays, or only a part of one.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise DataError(f"{path} is no npz of plain arrays, or was cut short: {error}") from error
+
+
 def read_npz(path: Path | str) -> tuple[Labelled, Labelled | None]:
     """Read ``X_train y_train X_test y_test`` (optional ``class_names``, ``len_train``, ``len_test``) from an npz.
 
@@ -82,10 +101,9 @@ def read_npz(path: Path | str) -> tuple[Labelled, Labelled | None]:
         The training split, and the test split or None.
 
     Raises:
-        DataError: If ``X_train`` is missing.
+        DataError: If ``X_train`` is missing, or entries do not fit together.
     """
-    with np.load(path, allow_pickle=False) as file:
-        data = {name: file[name] for name in file.files}
+    data = open_npz(path)
     if "X_train" not in data:
         raise DataError(f"{path} has no X_train; found: {', '.join(data) or 'nothing'}")
     names = [str(name) for name in data["class_names"]] if "class_names" in data else None
@@ -96,9 +114,13 @@ def read_npz(path: Path | str) -> tuple[Labelled, Labelled | None]:
             return None
         x = x[:, None] if x.ndim == 2 else x
         lengths = data.get(f"len_{part}")
+        if lengths is not None and len(lengths) != len(x):
+            raise DataError(f"{path}: len_{part} has {len(lengths)} entries for {len(x)} series")
         series = x if lengths is None else [row[:, :n] for row, n in zip(x, lengths.tolist(), strict=True)]
         y = data.get(f"y_{part}")
         if y is not None and names is not None and y.dtype.kind in "iu":
+            if y.size and not 0 <= y.min() <= y.max() < len(names):
+                raise DataError(f"{path}: y_{part} holds {y.min()}..{y.max()}, but there are {len(names)} class_names")
             y = np.asarray(names)[y]
         return Labelled(series, y, names)
 

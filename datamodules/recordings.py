@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from lightning_synth.datamodules.readers import open_npz
 from lightning_synth.errors import ConfigError, DataError
 
 Source: TypeAlias = str | Path | pd.DataFrame | np.ndarray | Tensor
@@ -59,8 +60,8 @@ def read_recordings(
     """Read one long series, or one for each group or subject.
 
     Args:
-        source: A ``.csv``, ``.tsv`` or ``.parquet`` file or a data frame, one row a step; an ``.npz`` file or an array
-            of shape (steps,), (steps, channels) or (series, channels, steps).
+        source: A ``.csv``, ``.tsv`` or ``.parquet`` file or a data frame (pandas or polars), one row a step; an
+            ``.npz`` file or an array of shape (steps,), (steps, channels) or (series, channels, steps).
         columns: Channels by name or, for arrays without names, by number; None for all numeric columns.
         time_column: Of the table; ``auto`` takes the first with dates or a usual name; None: rows are evenly spaced.
         group: Column whose equal values make one series each.
@@ -80,6 +81,11 @@ def read_recordings(
         >>> [(r.name, r.values.tolist()) for r in read_recordings(frame, group="unit")]
         [("data frame, unit 'a'", [[1.0, 2.0]]), ("data frame, unit 'b'", [[3.0]])]
     """
+    columns = [columns] if isinstance(columns, str) else columns
+    if isinstance(source, pd.Series):
+        source = source.to_frame()
+    elif hasattr(source, "to_pandas"):  # polars
+        source = source.to_pandas()
     if isinstance(source, pd.DataFrame):
         return _from_frame(source, "data frame", columns, time_column, group)
     if isinstance(source, (np.ndarray, Tensor)):
@@ -87,6 +93,10 @@ def read_recordings(
             warnings.warn(f"the array is on {source.device}; it is copied to the CPU", stacklevel=2)
         array = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
         return _from_array(array, None, "array", columns, time_column, group)
+    if not isinstance(source, (str, Path)):
+        raise DataError(
+            f"a {type(source).__name__} is no source of series: give a file, a data frame or an array (steps, channels)"
+        )
     path = Path(source)
     if not path.is_file():
         raise DataError(f"{path} does not exist (looked for {path.resolve()})")
@@ -98,7 +108,10 @@ def read_recordings(
 
 def _read_table(path: Path, options: dict[str, Any]) -> pd.DataFrame:
     if path.suffix == ".parquet":
-        return pd.read_parquet(path, **options)
+        try:
+            return pd.read_parquet(path, **options)
+        except (OSError, ValueError) as error:  # pyarrow's errors are among these
+            raise DataError(f"{path} cannot be read as Parquet: {error}") from error
     if path.suffix not in (".csv", ".tsv"):
         raise ConfigError(f"{path}: files of type {path.suffix!r} are not read; use .csv, .tsv, .parquet or .npz")
     options = {"sep": "\t" if path.suffix == ".tsv" else ",", **options}
@@ -109,6 +122,10 @@ def _read_table(path: Path, options: dict[str, Any]) -> pd.DataFrame:
             frame = pd.read_csv(path, header=None, **options)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as a table: {error}") from error
+    first = frame.columns[0] if "index_col" not in options else None
+    if str(first).startswith("Unnamed:") and np.array_equal(frame[first], np.arange(len(frame))):
+        warnings.warn(f"{path}: the first column has no name and numbers the rows: left out", stacklevel=5)
+        frame = frame.drop(columns=first)
     if frame.shape[1] == 1 and any(mark in str(frame.columns[0]) for mark in ";\t|"):
         raise DataError(f"{path} seems to have another separator: pass read_options={{'sep': ';'}} or the like")
     return frame
@@ -116,8 +133,7 @@ def _read_table(path: Path, options: dict[str, Any]) -> pd.DataFrame:
 
 def _read_npz(path: Path, key: str | None) -> tuple[np.ndarray, list[str] | None]:
     """Return the array, and the channel names under ``columns`` if there are as many."""
-    with np.load(path, allow_pickle=False) as file:
-        data = {name: file[name] for name in file.files}
+    data = open_npz(path)
     usable = [name for name, value in data.items() if value.dtype.kind in "fiub" and 1 <= value.ndim <= 3]
     name = key if key is not None else "X" if "X" in usable else usable[0] if len(usable) == 1 else None
     if name not in data:

@@ -16,6 +16,7 @@ from lightning_synth.datamodules.recordings import Recording, Source, read_recor
 from lightning_synth.datamodules.windows import time_blocks
 from lightning_synth.errors import ConfigError, DataError
 from lightning_synth.items import StackedItems
+from lightning_synth.requests import Samples
 
 _SPLITS = ("time", "group", "literature")
 _SCALES = (None, "standard", "minmax")
@@ -47,10 +48,10 @@ class SeriesDataModule(ItemsDataModule):
     and ``mask`` (length,) is False there; windows without an observed step are left out.
 
     Args:
-        source: A ``.csv``, ``.tsv`` or ``.parquet`` file or a data frame, one row a step; an ``.npz`` file or an array
-            of shape (steps,), (steps, channels) or (series, channels, steps).
+        source: A ``.csv``, ``.tsv`` or ``.parquet`` file or a data frame (pandas or polars), one row a step; an
+            ``.npz`` file or an array of shape (steps,), (steps, channels) or (series, channels, steps).
         length: Steps of a window.
-        columns: Channels by name or number; None for all numeric columns.
+        columns: Channels by name or, for arrays without names, by number; None for all numeric columns.
         batch_size: Items in a batch.
         stride: Steps between the starts of neighbouring windows, in every split.
         split: ``time``, ``group`` or ``literature``.
@@ -165,17 +166,23 @@ class SeriesDataModule(ItemsDataModule):
         """Bring windows, real or sampled, back to the units of the file.
 
         Args:
-            x: (..., channels, length).
+            x: (..., channels, length), or `Samples`, or a batch.
 
         Returns:
-            float32 of that shape; unchanged without ``scale``.
+            float32 (..., channels, length); unchanged without ``scale``.
+
+        Raises:
+            DataError: If the channels are not those of the file.
 
         Example:
             >>> data = SeriesDataModule(np.arange(80.0).reshape(40, 2), length=4, scale="minmax")
             >>> data.inverse_transform(data.train_items()[1]["x"]).round().tolist()
             [[2.0, 4.0, 6.0, 8.0], [3.0, 5.0, 7.0, 9.0]]
         """
-        windows: Tensor = torch.as_tensor(x, dtype=torch.float32)
+        batch = x.data if isinstance(x, Samples) else x
+        windows: Tensor = torch.as_tensor(batch["x"] if isinstance(batch, Mapping) else batch, dtype=torch.float32)
+        if windows.ndim < 2 or windows.shape[-2] != self.schema["channels"]:
+            raise DataError(f"windows must be (..., {self.schema['channels']}, length), got {tuple(windows.shape)}")
         scaling = self.schema.get("scaling")
         if scaling is None:
             return windows

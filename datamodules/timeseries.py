@@ -161,6 +161,11 @@ class ArrayDataModule(ItemsDataModule):
             series, step = self._timed(series, self.timestamps, "timestamps")
             rate = 1 / step if rate is None else rate
         if self.length is not None:
+            if series.mask is None and series.x.shape[2] != self.length:
+                raise ConfigError(
+                    f"length={self.length} is for series of unequal length, but all of x_train have "
+                    f"{series.x.shape[2]} steps: leave it out, or cut them with window="
+                )
             series = fit_length(series, self.length, series.mask is not None, "x_train")
         labels: np.ndarray | None = None
         classes: list[Any] = []
@@ -169,6 +174,10 @@ class ArrayDataModule(ItemsDataModule):
             if self.window is None:
                 _warn_rare(labels, classes)
         names = [str(value) for value in self.class_names or classes]
+        if len(names) != len(classes) or len(set(names)) != len(names):
+            raise ConfigError(f"class_names must be {len(classes)} different names, of {classes}; got {names}")
+        if self.channel_names is not None and len(self.channel_names) != series.x.shape[1]:
+            raise ConfigError(f"{len(self.channel_names)} channel_names for {series.x.shape[1]} channels")
         self._classes = classes
         known: dict[str, Any] = {"sampling_rate": rate, "channel_names": self.channel_names}
         if classes:

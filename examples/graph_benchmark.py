@@ -49,8 +49,10 @@ def trainer(max_steps: int, *callbacks: Callback) -> Trainer:
     )  # fmt: skip
 
 
-def fit(name: str, data: Any, seconds: float, hparams: dict[str, Any]) -> tuple[Any, dict[str, float]]:
-    """Train for a number of processor seconds: a short run tells how many steps these are."""
+def fit(
+    name: str, data: Any, seconds: float, hparams: dict[str, Any], out: Path | None
+) -> tuple[Any, dict[str, float]]:
+    """Train for a number of processor seconds: a short run tells how many steps these are. Keeps the checkpoint."""
     cls = ls.get_generator(name)
     started = time.process_time()
     if issubclass(cls, ls.FitFreeGenerator):
@@ -59,8 +61,10 @@ def fit(name: str, data: Any, seconds: float, hparams: dict[str, Any]) -> tuple[
     probe = Budget(0.03 * seconds)
     trainer(1_000_000, probe).fit(cls(**hparams), data)
     steps = max(10, int(probe.steps * seconds / (time.process_time() - probe.start)))
-    generator, started = cls(**hparams), time.process_time()
-    trainer(steps).fit(generator, data)
+    generator, last, started = cls(**hparams), trainer(steps), time.process_time()
+    last.fit(generator, data)
+    if out:
+        last.save_checkpoint(out / f"{name}.ckpt")
     took = time.process_time() - started
     seen = steps * min(data.batch_size, len(data.train_items())) / took
     return generator, {"train_seconds": took, "graphs_per_second": seen}
@@ -91,6 +95,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     data = GraphDataModule(options.path, split=options.split, batch_size=options.batch_size)
+    if options.tune and not len(data.val_items()):
+        parser.error(f"--tune needs validation graphs, and {options.path} with the split {options.split} has none")
     perfect = (lambda n, seed: PROCEDURAL[options.kind](n, seed=1000 + seed)) if options.kind in PROCEDURAL else None
 
     def score(name: str, graphs: list[Any], **cost: float) -> None:
@@ -109,7 +115,8 @@ def main() -> None:
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
     for name in options.generators:
-        generator, cost = fit(name, data, 60 * options.minutes, {"seed": options.seed, **options.hparams.get(name, {})})
+        hparams = {"seed": options.seed, **options.hparams.get(name, {})}
+        generator, cost = fit(name, data, 60 * options.minutes, hparams, options.out)
         settings = options.sampler.get(name, {})
         if options.tune and hasattr(generator, "sampler"):
             print(tune_sampler(generator, data).table.to_string())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from lightning_synth.errors import ConfigError
 from lightning_synth.generator import Generator
 from lightning_synth.nn import warm_cosine
 
@@ -89,6 +90,8 @@ class AveragedGenerator(Generator):
     average: WeightAverage
 
     def __init__(self, *, ema_decay: float = 0.995, **kwargs: Any) -> None:
+        if not 0 <= ema_decay < 1:
+            raise ConfigError(f"ema_decay must lie in [0, 1), got {ema_decay}")
         super().__init__(ema_decay=ema_decay, **kwargs)
 
     def build(self, schema: dict[str, Any]) -> None:

@@ -78,6 +78,16 @@ def condition_names(schema: Mapping[str, Any] | None, names: Sequence[str] | Non
     return label + continuous
 
 
+def check_dropout(share: float) -> None:
+    """Refuse a share of hidden conditions outside [0, 1].
+
+    Raises:
+        ConfigError: If it lies outside.
+    """
+    if not 0 <= share <= 1:
+        raise ConfigError(f"condition_dropout must lie in [0, 1], got {share}")
+
+
 def check_guidance(scale: float, dropout: float) -> None:
     """Refuse guidance by a model that has never seen an item without conditions.
 
@@ -161,6 +171,10 @@ def _as_mapping(condition: Condition, known: Sequence[str]) -> dict[str, Any]:
         if condition not in _WORDS:
             raise ConfigError(f"condition {condition!r} is neither a dict nor one of {_WORDS}")
         return dict.fromkeys(known, condition)
+    if not isinstance(condition, Mapping):
+        raise ConfigError(
+            f"condition must be a dict, such as {{'label': [0, 1]}}, or one of {_WORDS}; got {condition!r}"
+        )
     return {name: value for name, value in condition.items() if value is not None}
 
 
@@ -173,7 +187,12 @@ def _given(name: str, value: Any, n: int, partial: bool = False) -> Tensor:
         raise ConfigError(f"condition {name!r} is a number, or one of {_WORDS}; got {value!r}")
     # A tensor with NaN is ready-made; a NaN that a user typed is a slip.
     unspecified_allowed = partial and isinstance(value, Tensor)
-    tensor = torch.as_tensor(value)
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"condition {name!r} must be a number, or one a row: {error}") from error
+    if name == "label" and tensor.is_floating_point() and bool((tensor != tensor.round()).any()):
+        raise ConfigError(f"labels are whole numbers or class names, got {tensor.tolist()!r:.60}")
     tensor = tensor.to(torch.int64 if name == "label" else torch.float32)
     bad = tensor.isinf() if unspecified_allowed else ~torch.isfinite(tensor)
     if bool(bad.any()):
@@ -199,8 +218,8 @@ def _given_strings(name: str, value: Any, n: int) -> Strings:
 def _named_label(value: Any, schema: Mapping[str, Any]) -> Any:
     """Translate class names to numbers."""
     class_names = [str(name) for name in schema.get("class_names") or ()]
-    one = [value] if isinstance(value, str) else value
-    if isinstance(one, Sequence) and one and all(isinstance(v, str) for v in one):
+    one = [value] if isinstance(value, str) else value.tolist() if hasattr(value, "tolist") else value
+    if hasattr(one, "__len__") and not isinstance(one, Tensor) and len(one) and all(isinstance(v, str) for v in one):
         unknown = [v for v in one if v not in class_names]
         if unknown:
             raise ConfigError(f"label {unknown[0]!r} is not a class; classes: {class_names}")

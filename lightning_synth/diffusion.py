@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lightning_synth.averaging import AveragedGenerator
-from lightning_synth.conditions import KEEP, check_guidance
+from lightning_synth.conditions import KEEP, check_dropout, check_guidance
 from lightning_synth.errors import ConfigError, DataError
-from lightning_synth.requests import KeyedRNG, SampleRequests
+from lightning_synth.requests import KeyedRNG, SampleRequests, Samples
 
 TARGETS = ("x0", "noise", "v")
 SAMPLERS = ("ddim", "ddpm")
@@ -176,7 +177,7 @@ def rows_for(source: Any, requests: SampleRequests, schema: Mapping[str, Any]) -
     """Choose a given row for every requested one: ``source[i % len(source)]`` for the request of index i.
 
     Args:
-        source: `Samples`, a batch, or a list of items.
+        source: `Samples`, a batch, a list of items, or an array (rows, channels, length) of windows.
         requests: Rows to sample.
         schema: Of the items.
 
@@ -184,15 +185,30 @@ def rows_for(source: Any, requests: SampleRequests, schema: Mapping[str, Any]) -
         A batch on the device of the requests.
 
     Raises:
-        DataError: If there is no row.
+        DataError: If there is no row, or windows have another shape than the schema's or are not finite.
     """
     from lightning_synth.schema import collate, move, uncollate
 
-    data = getattr(source, "data", source)
+    data, is_series = source.data if isinstance(source, Samples) else source, schema["domain"] == "timeseries"
+    if is_series and isinstance(data, (Tensor, np.ndarray)):
+        data = {"x": torch.from_numpy(np.array(data)) if isinstance(data, np.ndarray) else data}
     items = uncollate(data, schema) if isinstance(data, Mapping) else data
     if not len(items):
         raise DataError("there is no row to start from: the given samples or items are empty")
-    return move(collate([items[i % len(items)] for i in requests.index.tolist()], schema), requests.index.device)
+    rows = [items[i % len(items)] for i in requests.index.tolist()]
+    if is_series:
+        rows = _windows(rows, (int(schema["channels"]), int(schema["length"])))
+    return move(collate(rows, schema), requests.index.device)
+
+
+def _windows(rows: Sequence[Any], shape: tuple[int, int]) -> list[Any]:
+    """Check the shape of windows to start from and that they are finite, and make them float32."""
+    wrong = next((tuple(row["x"].shape) for row in rows if tuple(row["x"].shape) != shape), None)
+    if wrong is not None:
+        raise DataError(f"a window to start from has shape {wrong}; the model makes {shape} (channels, length)")
+    if not all(bool(torch.isfinite(row["x"]).all()) for row in rows):
+        raise DataError("a window to start from has values that are not finite: impute them first")
+    return [{**row, "x": row["x"].float()} for row in rows]
 
 
 def input_gradient(score: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -240,10 +256,10 @@ class DiffusionGenerator(AveragedGenerator):
         **kwargs: For `Generator`.
 
     Sampling options (keywords of ``sample``): ``num_steps, sampler, eta, guidance_scale`` override the above. ``init``
-    (a batch dict, or the items of one) with ``strength`` in (0, 1] starts row i from ``init[i % len(init)]`` (i is the
-    row's index) noised to that share of the diffusion instead of from pure noise. ``guide`` is a function of the
-    predicted clean tensor (batch, *row_shape) that returns log-scores (batch,); samples climb its gradient times
-    ``guide_scale``.
+    (samples, a batch, items, or an array of windows) with ``strength`` in (0, 1] starts row i from
+    ``init[i % len(init)]`` (i is the row's index) noised to that share of the diffusion instead of from pure noise.
+    ``guide`` is a function of the predicted clean tensor (batch, *row_shape) that returns log-scores (batch,); samples
+    climb its gradient times ``guide_scale``.
     """
 
     schedule: NoiseSchedule
@@ -266,6 +282,7 @@ class DiffusionGenerator(AveragedGenerator):
         if target not in TARGETS:
             raise ConfigError(f"target {target!r} is not one of {TARGETS}")
         _check_sampler(sampler, num_steps, eta)
+        check_dropout(condition_dropout)
         super().__init__(
             target=target,
             diffusion_steps=diffusion_steps,

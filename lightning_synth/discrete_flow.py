@@ -137,7 +137,7 @@ class RateSampler(Sampler):
     def __post_init__(self) -> None:
         """Refuse what cannot be sampled."""
         distort(torch.zeros(()), self.distortion)
-        if self.num_steps < 1 or self.eta < 0 or self.omega < 0:
+        if not (self.num_steps >= 1 and 0 <= self.eta < math.inf and 0 <= self.omega < math.inf):
             raise ConfigError(
                 f"num_steps must be at least 1, eta and omega not negative: got {self.num_steps}, {self.eta} and "
                 f"{self.omega}"

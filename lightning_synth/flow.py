@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lightning_synth.averaging import AveragedGenerator
-from lightning_synth.conditions import KEEP, check_guidance
+from lightning_synth.conditions import KEEP, check_dropout, check_guidance
 from lightning_synth.diffusion import rows_for
 from lightning_synth.errors import ConfigError
 from lightning_synth.requests import KeyedRNG, SampleRequests
@@ -85,8 +85,8 @@ class FlowGenerator(AveragedGenerator):
         **kwargs: For `Generator`.
 
     Sampling options (keywords of ``sample``): ``num_steps, solver, shift, guidance_scale`` override the above. ``init``
-    (samples, a batch, or items) with ``strength`` in (0, 1] starts row i from ``init[i % len(init)]`` (i is the row's
-    index) at time 1 - strength of the path instead of from pure noise.
+    (samples, a batch, items, or an array of windows) with ``strength`` in (0, 1] starts row i from
+    ``init[i % len(init)]`` (i is the row's index) at time 1 - strength of the path instead of from pure noise.
     """
 
     def __init__(
@@ -104,6 +104,12 @@ class FlowGenerator(AveragedGenerator):
         **kwargs: Any,
     ) -> None:
         _check_solver(solver, num_steps, shift)
+        check_dropout(condition_dropout)
+        if len(guidance_interval) != 2 or not time_scale >= 0:
+            raise ConfigError(
+                f"guidance_interval must be two times and time_scale not negative, got {guidance_interval} "
+                f"and {time_scale}"
+            )
         super().__init__(
             num_steps=num_steps,
             solver=solver,
@@ -189,7 +195,11 @@ class FlowGenerator(AveragedGenerator):
 
     # Sampling ------------------------------------------------------------------------------------------------------
 
-    def sample_batch(
+    def sample_batch(self, requests: SampleRequests, rng: KeyedRNG, **options: Any) -> Any:
+        """Follow the flow from the rows' own noise; options as in the class docstring, others: `sampling_condition`."""
+        return self.decode(self.follow(requests, rng, **options), requests)
+
+    def follow(
         self,
         requests: SampleRequests,
         rng: KeyedRNG,
@@ -201,10 +211,22 @@ class FlowGenerator(AveragedGenerator):
         init: Any = None,
         strength: float = 0.5,
         **options: Any,
-    ) -> Any:
-        """Follow the flow from the rows' own noise; options as in the class docstring, others: `sampling_condition`."""
+    ) -> Tensor:
+        """Return the clean tensor at the end of the flow, (rows, *row_shape).
+
+        Args:
+            requests: Rows wanted.
+            rng: One seed a row.
+            num_steps: As the hyper-parameter, which is taken for None; so for the next three.
+            solver: As the hyper-parameter.
+            shift: As the hyper-parameter.
+            guidance_scale: As the hyper-parameter.
+            init: Rows to start from.
+            strength: Share of the path from there.
+            **options: Of `sampling_condition`.
+        """
         p = self.hparams
-        num_steps, solver = int(num_steps or p["num_steps"]), solver or p["solver"]
+        num_steps, solver = int(p["num_steps"] if num_steps is None else num_steps), solver or p["solver"]
         shift = float(p["shift"] if shift is None else shift)
         scale = float(p["guidance_scale"] if guidance_scale is None else guidance_scale)
         _check_solver(solver, num_steps, shift)
@@ -223,7 +245,7 @@ class FlowGenerator(AveragedGenerator):
                 if solver == "heun" and t_next < 1:
                     ahead = x + (t_next - t) * 0.5 * (v + self.velocity(ahead, t_next, condition, scale))
                 x = ahead
-        return self.decode(x, requests)
+        return x
 
     def sampling_condition(self, requests: SampleRequests, rng: KeyedRNG, **options: Any) -> dict[str, Tensor]:
         """Return the conditions of `network` for sampling.

@@ -10,6 +10,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -315,10 +316,10 @@ class Generator(LightningModule, ABC):
             condition: As `sample`.
             seed: Of the whole request.
         """
-        if n < 0:
-            raise ConfigError(f"cannot sample {n} items")
+        if not isinstance(n, Integral) or n < 0:
+            raise ConfigError(f"cannot sample {n!r} items: give their number, or SampleRequests")
         return SampleRequests.make(
-            n,
+            int(n),
             seed=seed,
             condition=condition,
             schema=self._ready_schema(),
@@ -353,7 +354,9 @@ class Generator(LightningModule, ABC):
         """
         self._require_fitted()
         asked = (
-            self.make_requests(requests, condition, seed) if isinstance(requests, int) else self._completed(requests)
+            self._completed(requests)
+            if isinstance(requests, SampleRequests)
+            else self.make_requests(requests, condition, seed)
         )
         training = self.training
         self.eval()

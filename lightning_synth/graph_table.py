@@ -28,6 +28,7 @@ class GraphTable:
         y: int64 (graphs,) labels or float32 (graphs, targets), or None.
         graph: Numbers of the graphs, such as a density: name to float32 (graphs,).
         one_way: Each edge is listed once; False: an undirected edge is two rows, one in each direction.
+        class_names: What the labels 0, 1... were called in the source; empty: they were numbers.
 
     Example:
         >>> table = GraphTable.from_edges([3], [[(0, 1), (1, 2), (2, 1), (2, 2)]])
@@ -46,6 +47,7 @@ class GraphTable:
     y: np.ndarray | None = None
     graph: dict[str, np.ndarray] = field(default_factory=dict)
     one_way: bool = True
+    class_names: list[str] = field(default_factory=list)
 
     @classmethod
     def from_edges(cls, num_nodes: Sequence[int], edges: Sequence[Any], **fields: Any) -> GraphTable:
@@ -246,11 +248,15 @@ class _Row:
 
     def __init__(self, number: int, item: Any) -> None:
         self.number = number
+        if not hasattr(item, "to_dict"):
+            raise DataError(f"graph {number} is a {type(item).__name__}, not a PyG Data as graph 0")
         stored = item.to_dict()
         edges = stored.pop("edge_index", None)
         if edges is None:
             raise DataError(f"graph {number} has no edge_index")
         edges = torch.as_tensor(edges).detach().cpu()
+        # An empty tensor is float32 unless told otherwise.
+        edges = edges if edges.numel() else edges.long()
         if edges.ndim != 2 or edges.shape[0] != 2 or edges.is_floating_point() or edges.dtype == torch.bool:
             raise DataError(
                 f"graph {number}: edge_index must be int64 (2, edges), got {edges.dtype} {tuple(edges.shape)}"

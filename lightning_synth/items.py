@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_synth.errors import DataError
+
 Index = int | slice | Sequence[int] | Tensor | np.ndarray
 
 
@@ -77,6 +79,9 @@ class StackedItems(Sequence[dict[str, Tensor]]):
         rows = list(items)
         if not rows:
             return cls({})
+        texts = [name for name, value in rows[0].items() if isinstance(value, (str, bytes))]
+        if texts:
+            raise DataError(f"item 0: field {texts[0]!r} is text; items hold numbers and tensors")
         return cls({name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in rows[0]})
 
     @classmethod

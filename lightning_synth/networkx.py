@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from lightning_synth.errors import DataError, MissingExtraError
 from lightning_synth.graph_table import GraphTable
+from lightning_synth.requests import Samples
 
 try:
     import networkx as nx
@@ -20,11 +22,11 @@ TYPE, FEATURES, LABEL = "type", "features", "label"
 _OWN = ("x", "edge_attr", "y")
 
 
-def to_networkx(items: Iterable[Any]) -> list[nx.Graph]:
+def to_networkx(items: Any) -> list[nx.Graph]:
     """Turn graph items into NetworkX graphs.
 
     Args:
-        items: PyG ``Data``, or a ``Batch``.
+        items: PyG ``Data``, one or several, a ``Batch``, or `Samples`.
 
     Returns:
         One undirected ``nx.Graph`` an item, with nodes 0..n-1. Integer ``x`` and ``edge_attr`` become the node and edge
@@ -37,7 +39,8 @@ def to_networkx(items: Iterable[Any]) -> list[nx.Graph]:
         >>> graph.number_of_nodes() >= 5, graph.graph
         (True, {'label': 1})
     """
-    graphs = items.to_data_list() if hasattr(items, "to_data_list") else items
+    data = items.data if isinstance(items, Samples) else items
+    graphs = data.to_data_list() if hasattr(data, "to_data_list") else [data] if hasattr(data, "edge_index") else data
     return [_to_graph(item) for item in graphs]
 
 
@@ -78,7 +81,8 @@ def from_networkx(
     """Turn NetworkX graphs into graph items.
 
     Directed graphs become undirected, parallel edges one edge, and self-loops are dropped, each with one warning that
-    counts. Nodes are numbered in the order of the graph; their names are not kept.
+    counts. Nodes are numbered in the order of the graph; their names are not kept. Where attributes of the nodes, the
+    edges or the graphs are there but none of them is used, a warning names them.
 
     Args:
         graphs: One graph or several, of any NetworkX class.
@@ -121,6 +125,8 @@ def read_networkx(
         >>> read_networkx([nx.star_graph(3)]).edges.tolist()
         [[0, 1], [0, 2], [0, 3]]
     """
+    if not isinstance(graphs, Iterable):
+        raise DataError(f"expected a networkx graph or a list of them, got {type(graphs).__name__}")
     many = [graphs] if isinstance(graphs, nx.Graph) else list(graphs)
     for i, graph in enumerate(many):
         if not isinstance(graph, nx.Graph):
@@ -135,15 +141,16 @@ def read_networkx(
         sizes.append(len(graph))
     nodes = [[data for _, data in graph.nodes(data=True)] for graph in many]
     arcs = [_edge_data(graph, one_way) for graph in many]
-    values = [graph.graph.get(label) for graph in many]
+    y, names = _labels(many, label)
     return GraphTable.from_edges(
         sizes,
         edges,
         node=_column(nodes, node_attr, "node"),
         edge=_column(arcs, edge_attr, "edge"),
-        y=None if all(value is None for value in values) else _labels(values, label),
+        y=y,
         graph=_numbers(many, label),
         one_way=one_way,
+        class_names=names,
     )
 
 
@@ -169,6 +176,7 @@ def _column(rows: Sequence[Sequence[Mapping[str, Any]]], name: str | None, what:
     if name is None:
         name = next((known for known in (TYPE, FEATURES) if any(known in data for data in flat)), None)
         if name is None:
+            _warn_unused({str(key) for data in flat for key in data}, what, f"{TYPE!r} or {FEATURES!r}", f"{what}_attr")
             return {}
     for i, graph in enumerate(rows):
         if any(name not in data for data in graph):
@@ -186,13 +194,30 @@ def _column(rows: Sequence[Sequence[Mapping[str, Any]]], name: str | None, what:
     return {"attribute": values.reshape(len(flat), -1).astype(np.float32)}
 
 
-def _labels(values: Sequence[Any], name: str) -> np.ndarray:
+def _labels(graphs: Sequence[nx.Graph], name: str) -> tuple[np.ndarray | None, list[str]]:
+    """Labels of the graphs, and the names that they stand for where they are strings."""
+    values = [graph.graph.get(name) for graph in graphs]
+    if all(value is None for value in values):
+        whole = {str(key) for graph in graphs for key, value in graph.graph.items() if isinstance(value, int)}
+        _warn_unused(whole, "graph", repr(name), "label")
+        return None, []
     missing = next((i for i, value in enumerate(values) if value is None), None)
     if missing is not None:
         raise DataError(f"graph {missing} has no graph attribute {name!r}, but others have: label all or none")
     array = np.array(values)
     if array.dtype.kind in "US":
-        return np.asarray(np.unique(array, return_inverse=True)[1].reshape(-1), np.int64)
+        names, codes = np.unique(array, return_inverse=True)
+        return codes.reshape(-1).astype(np.int64), names.tolist()
     if array.dtype.kind not in "fiub":
         raise DataError(f"graph attribute {name!r} holds {array.dtype}, not numbers")
-    return array.astype(np.float32).reshape(len(array), -1) if array.dtype.kind == "f" else array.astype(np.int64)
+    numbers = array.astype(np.float32).reshape(len(array), -1) if array.dtype.kind == "f" else array.astype(np.int64)
+    return numbers, []
+
+
+def _warn_unused(names: set[str], what: str, read: str, option: str) -> None:
+    if names:
+        warnings.warn(
+            f"{what} attributes {sorted(names)} are not used: {read} is read; name another one with "
+            f"from_networkx(..., {option}=)",
+            stacklevel=5,
+        )

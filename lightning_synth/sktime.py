@@ -159,6 +159,8 @@ def to_sktime(generator: Generator) -> SynthTransformer:
         >>> transformer.transform(tiny_series(5).tensors["x"].numpy()).shape
         (5, 2, 24)
     """
+    if not isinstance(generator, Generator):
+        raise ConfigError(f"to_sktime needs a fitted generator, got {generator!r:.60}; by name: SynthTransformer(...)")
     schema = generator.schema or {}
     if not generator.is_fitted or schema.get("domain") != "timeseries" or schema.get("ragged"):
         what = "not fitted" if not generator.is_fitted else "of unequal length" if schema.get("ragged") else "no series"

@@ -178,6 +178,8 @@ def test_weight_average_warms_up_and_comes_back() -> None:
         {"eta": 2.0},
         {"noise_schedule": "sqrt"},
         {"diffusion_steps": 1},
+        {"condition_dropout": 2.0},
+        {"ema_decay": 1.0},
     ],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import lightning_synth as ls
+from lightning_synth.datamodules.simulated_interactions import SimulatedInteractions
 from lightning_synth.errors import ConfigError, DataError, EmptyPoolError, SchemaMismatchError
 from lightning_synth.evaluation import Evaluation, evaluate
 from lightning_synth.items import StackedItems
@@ -207,3 +208,19 @@ def test_full_report_of_2000_by_64_stays_under_20_seconds_of_one_core():
     start = time.process_time()
     evaluate(series(2000, 2, 32), data, metrics=["common", "privacy"], floors=False)
     assert time.process_time() - start < 20
+
+
+def test_held_out_items_of_training_users_are_no_other_people():
+    data = ls.datamodules.InteractionDataModule(SimulatedInteractions(60, 40, min_length=4, mean_length=9, seed=3))
+    generator = ls.get_generator("bootstrap")().fit_on(data.train_items(), data.schema)
+    result = evaluate(generator.sample(50, seed=0), data, metrics="privacy", floors=False)
+    assert list(result.table.index) == ["exact_copy_rate", "copied_train_rate", "unique_rate"]
+    value, null = result.table.loc["exact_copy_rate", ["value", "real_vs_real"]]
+    assert value > 0.9 and null < 0.1
+    assert any("privacy rows" in note for note in result.notes) and "copies training data" in result.flags[0]
+
+
+def test_training_sequences_are_real_though_test_sequences_are_longer():
+    data = ls.datamodules.InteractionDataModule(SimulatedInteractions(200, 40, min_length=4, mean_length=9, seed=3))
+    result = evaluate(data.train_items(), data, metrics=["hellinger", "dd_plot", "mmd"], floors=False, repeats=4)
+    assert result.flags[0].startswith("within real-vs-real noise"), str(result)

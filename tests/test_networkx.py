@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch_geometric.data import Batch, Data
 
+from lightning_synth.datamodules import GraphDataModule
 from lightning_synth.errors import DataError
 from lightning_synth.networkx import from_networkx, to_networkx
+from lightning_synth.registry import get_generator
 from lightning_synth.schema import item_hashes
 from lightning_synth.testing import tiny_graphs
 
@@ -112,3 +114,37 @@ def test_what_only_some_have_is_named():
 def test_importing_the_library_does_not_import_networkx():
     code = "import sys, lightning_synth as ls; ls.list_generators(); assert 'networkx' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_class_names_survive_the_datamodule():
+    graphs = [nx.path_graph(3 + i) for i in range(4)]
+    for i, graph in enumerate(graphs):
+        graph.graph["label"] = ("ring", "chain")[i % 2]
+    data = GraphDataModule(graphs, ([0, 1, 2, 3], []))
+    assert data.schema["class_names"] == ["chain", "ring"] and [int(g.y) for g in data.train_items()] == [1, 0, 1, 0]
+
+
+def test_attributes_that_are_not_read_are_named():
+    graph = nx.path_graph(3, create_using=nx.Graph)
+    nx.set_node_attributes(graph, 1, "colour")
+    nx.set_edge_attributes(graph, 1.0, "weight")
+    graph.graph["y"] = 1
+    with pytest.warns(UserWarning) as caught:
+        from_networkx(graph)
+    words = " ".join(str(warning.message) for warning in caught)
+    assert all(f"attributes [{name!r}] are not used" in words for name in ("colour", "weight", "y"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        item = from_networkx(graph, node_attr="colour", edge_attr="weight", label="y")[0]
+    assert (item.x.tolist(), item.edge_attr.shape, item.y.tolist()) == ([1, 1, 1], (4, 1), [1])
+
+
+def test_one_graph_and_samples_turn_into_networkx():
+    samples = get_generator("networkx_model")("path_graph", n=4).sample(2)
+    assert [graph.number_of_edges() for graph in to_networkx(samples)] == [3, 3]
+    assert to_networkx(tiny_graphs(1)[0])[0].number_of_nodes() == tiny_graphs(1)[0].num_nodes
+
+
+def test_what_is_no_graph_is_named():
+    with pytest.raises(DataError, match="got NoneType"):
+        from_networkx(None)

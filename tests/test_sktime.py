@@ -104,6 +104,8 @@ def test_a_fitted_generator_transforms_at_once_and_refits_on_other_data():
 def test_generators_that_are_no_equal_length_series_are_refused():
     with pytest.raises(ConfigError, match="not fitted"):
         to_sktime(Jitter())
+    with pytest.raises(ConfigError, match="got 'jitter'; by name: SynthTransformer"):
+        to_sktime("jitter")
     mask = torch.arange(24) < 10 + torch.arange(16)[:, None] % 3
     items = StackedItems(tiny_series().tensors | {"mask": mask})
     with pytest.raises(ConfigError, match="unequal length"):

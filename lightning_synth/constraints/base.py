@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lightning_synth.errors import ConfigError
+
 Bools = npt.NDArray[np.bool_]
 Edges = Sequence[tuple[int, int]]
 
@@ -180,6 +182,29 @@ class _AllTracker(Tracker):
     def add_all(self, edges: Edges) -> None:
         for tracker in self.trackers:
             tracker.add_all(edges)
+
+
+def check_constraint(constraint: Any, num_nodes: int) -> None:
+    """Refuse what is no constraint, or one that cannot be met edge by edge from a graph without edges.
+
+    Args:
+        constraint: As given to ``sample``; None is none.
+        num_nodes: Of a graph to try it on.
+
+    Raises:
+        ConfigError: If it is no `Constraint`, or refuses the graph without edges.
+    """
+    if constraint is None:
+        return
+    if not isinstance(constraint, Constraint):
+        name = constraint.__name__ + "()" if isinstance(constraint, type) else "Planar() & MaxDegree(4)"
+        raise ConfigError(f"constraint must be a Constraint, such as {name}, got {constraint!r:.60}")
+    for part in constraint.parts:
+        if not part.connects and not part.holds(np.zeros((num_nodes, num_nodes), dtype=bool)):
+            raise ConfigError(
+                f"{part!r} refuses a graph without edges: a constraint must survive the removal of edges, since graphs "
+                "grow edge by edge"
+            )
 
 
 class Vectorised(Constraint):

@@ -60,7 +60,7 @@ class Ranker(ABC):
             float64 (users,), from 1; ties share the mean of their places. A target that was seen before comes last.
 
         Raises:
-            DataError: If a sequence has fewer than two items.
+            DataError: If a sequence has fewer than two items, or one that is not in the catalogue.
         """
         sequences = SequenceItems.from_items(items)
         if len(short := (sequences.lengths < 2).nonzero()):
@@ -68,6 +68,10 @@ class Ranker(ABC):
             raise DataError(
                 f"sequence {i} has {int(sequences.lengths[i])} item(s); ranking needs a history and a target"
             )
+        ids, known = sequences.flat(), (self.schema or {}).get("vocab_size")
+        if known is not None and len(ids) and not 0 <= ids.min() <= ids.max() <= known:
+            wrong = ids.min() if ids.min() < 0 else ids.max()
+            raise DataError(f"item {wrong} is not in the catalogue of training, 1..{known}")
         parts = [self._chunk_ranks(sequences[i : i + _CHUNK]) for i in range(0, len(sequences), _CHUNK)]
         return np.concatenate(parts) if parts else np.zeros(0)
 

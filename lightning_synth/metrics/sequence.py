@@ -56,8 +56,17 @@ def _training(key: _Key, vocab_size: int) -> dict[str, Any]:
     }
 
 
-def _training_part(train: Any, items: Any, schema: Schema) -> SequenceItems:
-    """What generators may have learnt of sequences: of real users, without the validation and test items at the end."""
+def training_part(train: Any, items: Any, schema: Schema) -> SequenceItems:
+    """Cut sequences to what generators may have learnt of them.
+
+    Args:
+        train: Training sequences.
+        items: Sequences; those that go on from the training sequence of their user lose what comes after it.
+        schema: With ``vocab_size`` and ``max_length``.
+
+    Returns:
+        The latest ``max_length`` items of each.
+    """
     known, sequences = SequenceItems.from_items(train), SequenceItems.from_items(items)
     place = _training(_Key(train), int(schema["vocab_size"]))["cooccurrence"][1]
     found = torch.tensor([place.get(int(user), -1) for user in users_of(sequences)], dtype=torch.int64)
@@ -79,13 +88,13 @@ def _counts(items: SequenceItems, schema: Schema) -> np.ndarray:
 
 
 def _popularity(train: Any, test: Any, synthetic: Any, schema: Schema, _seed: int) -> dict[str, float]:
-    real, counts = (_counts(_training_part(train, items, schema), schema) for items in (test, synthetic))
+    real, counts = (_counts(training_part(train, items, schema), schema) for items in (test, synthetic))
     slope = popularity_slope(_training(_Key(train), int(schema["vocab_size"]))["counts"], counts)
     return {**popularity_scores(real, counts), "popularity_slope": slope}
 
 
 def _transitions(train: Any, _test: Any, synthetic: Any, schema: Schema, seed: int) -> dict[str, float]:
-    known, items = _training(_Key(train), int(schema["vocab_size"])), _training_part(train, synthetic, schema)
+    known, items = _training(_Key(train), int(schema["vocab_size"])), training_part(train, synthetic, schema)
     return {
         "bigram_rate": bigram_rate(known["bigrams"], items),
         "cooccurrence_rate": cooccurrence_rate(known["cooccurrence"], items, seed),
@@ -93,13 +102,13 @@ def _transitions(train: Any, _test: Any, synthetic: Any, schema: Schema, seed: i
 
 
 def _lengths(train: Any, test: Any, synthetic: Any, schema: Schema, _seed: int) -> dict[str, float]:
-    real, other = (_training_part(train, items, schema) for items in (test, synthetic))
+    real, other = (training_part(train, items, schema) for items in (test, synthetic))
     return {**length_scores(real, other, int(schema["max_length"])), "repeat_rate": repeat_rate(other)}
 
 
 def _memorisation(train: Any, _test: Any, synthetic: Any, schema: Schema, _seed: int) -> dict[str, float]:
     table = _training(_Key(train), int(schema["vocab_size"]))["trigrams"]
-    return {"unique_trigram_rate": unique_ngram_rate(table, _training_part(train, synthetic, schema))}
+    return {"unique_trigram_rate": unique_ngram_rate(table, training_part(train, synthetic, schema))}
 
 
 # ---------------------------------------------------------------------------------------------- torchmetrics classes

@@ -21,7 +21,7 @@ def molecule_grid(
     path: str | os.PathLike[str] | None = None,
     *,
     schema: Mapping[str, Any] | None = None,
-    legends: Mapping[str, Sequence[str]] | None = None,
+    legends: Mapping[str, Sequence[str]] | Sequence[str] | None = None,
     highlight: str | None = None,
     columns: int = 6,
     size: tuple[int, int] = (200, 160),
@@ -29,11 +29,12 @@ def molecule_grid(
     """Draw molecules in a grid, one row a condition.
 
     Args:
-        rows: Condition (such as ``"logP 2.5"``) to its molecules; or molecules, ``columns`` a row. Molecules are graphs
-            or SMILES; the cell of what is no molecule stays blank.
+        rows: Condition (such as ``"logP 2.5"``) to its molecules; or molecules, ``columns`` a row. Molecules are
+            graphs, SMILES or RDKit molecules; the cell of what is no molecule stays blank.
         path: Also write it there; ``.png`` makes a PNG, anything else an SVG.
         schema: Of the graphs.
-        legends: Condition to a line below each of its molecules; None writes the condition below the first.
+        legends: Condition to a line below each of its molecules, or such lines where ``rows`` are molecules; None
+            writes the condition, if there is one, below the first.
         highlight: SMILES or SMARTS of a part to colour, such as a required scaffold.
         columns: Molecules a row, at most.
         size: Of one cell, in pixels.
@@ -53,8 +54,13 @@ def molecule_grid(
     from rdkit.Chem import Draw
 
     if not isinstance(rows, Mapping):
-        rows = {f"row {start // columns}": rows[start : start + columns] for start in range(0, len(rows), columns)}
-        legends = legends or {name: [""] * len(items) for name, items in rows.items()}
+        lines = [""] * len(rows) if legends is None else list(legends)
+        starts = range(0, len(rows), columns)
+        rows, legends = (
+            {f"row {start // columns}": part[start : start + columns] for start in starts} for part in (rows, lines)
+        )
+    if legends is not None and not isinstance(legends, Mapping):
+        raise ConfigError("legends of several conditions are a dict, condition to lines")
     if not any(len(items) for items in rows.values()):
         raise DataError("no molecules to draw")
     pattern = _pattern(highlight) if highlight else None
@@ -112,6 +118,8 @@ def molecule_image(
 def _read(item: Any, schema: Mapping[str, Any] | None) -> Chem.Mol | None:
     from rdkit import Chem, rdBase
 
+    if item is None or isinstance(item, Chem.Mol):
+        return item
     if isinstance(item, str):
         with rdBase.BlockLogs():
             return Chem.MolFromSmiles(item) if item else None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_synth.errors import ConfigError
+from lightning_synth.errors import ConfigError, DataError
 from lightning_synth.molecules.cache import cached, from_bytes, map_chunks, to_bytes
 
 if TYPE_CHECKING:
@@ -172,12 +172,16 @@ def compute_properties(smiles: Sequence[str], names: Sequence[str], processes: i
     """Compute properties of many molecules.
 
     Args:
-        smiles: Readable SMILES.
+        smiles: Readable SMILES; an empty one is a sample that is no molecule.
         names: Of `PROPERTIES`.
         processes: Worker processes from 20,000 molecules on; from 5,000 on results are cached.
 
     Returns:
-        float64 (molecules, names).
+        float64 (molecules, names); NaN for what is no molecule.
+
+    Raises:
+        ConfigError: If a property is unknown.
+        DataError: If a SMILES cannot be read.
 
     Example:
         >>> compute_properties(["CCO", "c1ccccc1"], ["heavy_atoms", "rings"]).tolist()
@@ -195,11 +199,18 @@ def compute_properties(smiles: Sequence[str], names: Sequence[str], processes: i
 
 
 def _property_chunk(smiles: Sequence[str], name: str) -> np.ndarray:
+    function = property_function(name)
+    return np.array([float(function(_readable(text))) if text else np.nan for text in smiles])
+
+
+def _readable(text: str) -> Chem.Mol:
     from rdkit import Chem, rdBase
 
-    function = property_function(name)
     with rdBase.BlockLogs():
-        return np.array([float(function(Chem.MolFromSmiles(text))) for text in smiles])
+        mol = Chem.MolFromSmiles(text)
+    if mol is None:
+        raise DataError(f"RDKit cannot read the SMILES {text!r}")
+    return mol
 
 
 def murcko_scaffolds(smiles: Sequence[str], processes: int = 1) -> list[str]:
@@ -211,6 +222,9 @@ def murcko_scaffolds(smiles: Sequence[str], processes: int = 1) -> list[str]:
 
     Returns:
         Canonical SMILES; empty for molecules without rings.
+
+    Raises:
+        DataError: If a SMILES cannot be read.
 
     Example:
         >>> murcko_scaffolds(["CCc1ccccc1", "CCO"])
@@ -225,9 +239,7 @@ def murcko_scaffolds(smiles: Sequence[str], processes: int = 1) -> list[str]:
 
 
 def _scaffold_chunk(smiles: Sequence[str]) -> list[str]:
-    from rdkit import Chem
-
-    return [scaffold_of(Chem.MolFromSmiles(text)) for text in smiles]
+    return [scaffold_of(_readable(text)) for text in smiles]
 
 
 def scaffold_of(mol: Chem.Mol) -> str:

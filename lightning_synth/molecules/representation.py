@@ -221,6 +221,8 @@ def _plain(molecule: str | Chem.Mol) -> tuple[str, Chem.Mol]:
     """Canonical SMILES, and the molecule it was written from."""
     from rdkit import Chem
 
+    if not isinstance(molecule, (str, Chem.Mol)):
+        raise DataError(f"{molecule!r} is neither SMILES nor an RDKit molecule")
     mol = _parse(molecule) if isinstance(molecule, str) else Chem.Mol(molecule)
     Chem.RemoveStereochemistry(mol)
     smiles = Chem.MolToSmiles(mol)

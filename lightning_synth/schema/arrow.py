@@ -32,7 +32,8 @@ def field_spec(name: str, values: Sequence[Any]) -> dict[str, Any]:
     shapes = {array.shape for array in arrays}
     if len({len(shape) for shape in shapes}) > 1:
         raise DataError(f"field {name!r} has items of different rank: {sorted(shapes, key=len)[:2]}")
-    shape = [int(arrays[0].shape[i]) if len({s[i] for s in shapes}) == 1 else -1 for i in range(ndim)]
+    # A length of 0 in all items, such as of the edges of single atoms, is stored as one that varies.
+    shape = [arrays[0].shape[i] if len({s[i] for s in shapes}) == 1 and arrays[0].shape[i] else -1 for i in range(ndim)]
     if shape.count(-1) > 1:
         raise DataError(f"field {name!r} varies in more than one dimension, e.g. {sorted(shapes)[:2]}")
     return {"dtype": str(dtype), "shape": shape}

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_synth.errors import DataError
+
 Schema = dict[str, Any]
 Items = Sequence[Any]
 PROVENANCE = ("is_synthetic", "weight")
@@ -87,6 +89,8 @@ def class_summary(labels: np.ndarray | None, known: Mapping[str, Any]) -> Schema
     """Count classes: ``num_classes``, ``class_counts``, ``class_names``."""
     if labels is None:
         return {"num_classes": 0, "class_counts": [], "class_names": []}
+    if len(labels) and labels.min() < 0:
+        raise DataError(f"item {int(labels.argmin())}: label y is {labels.min()}; classes are numbered from 0")
     names = known.get("class_names")
     found = int(labels.max()) + 1 if len(labels) else 0
     num_classes = max(found, int(known.get("num_classes", 0)), len(names or ()))

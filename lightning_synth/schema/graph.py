@@ -233,8 +233,8 @@ class GraphDomain(Domain):
         return batch
 
 
-def attach_rows(batch: Any, name: str, value: Tensor) -> None:
-    """Add one row a graph so that it survives `to_data_list`: PyG splits only what it has slices of."""
+def attach_rows(batch: Any, name: str, value: Tensor | list[str]) -> None:
+    """Add one row or string a graph so that it survives `to_data_list`: PyG splits only what it has slices of."""
     batch[name] = value
     if getattr(batch, "_slice_dict", None):
         batch._slice_dict[name] = torch.arange(len(value) + 1)

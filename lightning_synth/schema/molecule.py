@@ -73,7 +73,12 @@ class MoleculeDomain(GraphDomain):
 
     def collate(self, items: Items, schema: Mapping[str, Any]) -> Any:
         """Build a PyG ``Batch``."""
-        return items.batch() if len(items) and hasattr(items, "batch") else super().collate(items, schema)
+        if len(items) and hasattr(items, "batch"):
+            return items.batch()
+        batch = super().collate(items, schema)
+        if not len(items):
+            batch.smiles = []
+        return batch
 
     def _validate_one(self, i: int, item: Any, schema: Mapping[str, Any]) -> None:
         super()._validate_one(i, item, schema)
@@ -88,12 +93,15 @@ class MoleculeDomain(GraphDomain):
         return hasattr(batch, "to_data_list") and hasattr(batch, "ptr") and "smiles" in batch
 
     def complete(self, batch: Any, condition: Mapping[str, Tensor], schema: Mapping[str, Any]) -> Any:
-        """Add the class and the requested properties where the generator did not compute them."""
+        """Add what was asked for and the generator did not compute: class, properties, text (empty for none)."""
         if "label" in condition and batch.get("label") is None:
             attach_rows(batch, "label", condition["label"])
         names = list(schema.get("properties", {}))
         if names and batch.get("y") is None and all(name in condition for name in names):
             attach_rows(batch, "y", torch.stack([condition[name] for name in names], 1))
+        if schema.get("has_text") and batch.get("text") is None:
+            texts = condition.get("text")
+            attach_rows(batch, "text", [""] * self.num_rows(batch) if texts is None else texts.tolist())
         return batch
 
     def conditions(self, batch: Any, schema: Mapping[str, Any]) -> dict[str, Tensor]:

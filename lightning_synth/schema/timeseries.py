@@ -14,6 +14,8 @@ from lightning_synth.items import StackedItems
 from lightning_synth.schema.base import PROVENANCE, Domain, Items, Schema, class_summary, joint_rows, summarise
 
 _OWN = ("x", "y", "mask", *PROVENANCE)
+#: What models hold beside the conditions: which rows keep theirs, and what of a window is given.
+_RESERVED = ("keep", "given")
 
 
 class TimeSeriesDomain(Domain):
@@ -27,6 +29,7 @@ class TimeSeriesDomain(Domain):
         if not len(items):
             raise DataError("0 training windows: nothing to describe")
         stacked = StackedItems.from_items(items)
+        _check_fields(stacked)
         x, mask = stacked.tensors["x"].double(), stacked.tensors.get("mask")
         observed = torch.ones(len(x), 1, x.shape[-1]) if mask is None else mask[:, None].double()
         count = observed.sum((0, 2)).clamp(min=1)
@@ -45,6 +48,7 @@ class TimeSeriesDomain(Domain):
             "conditions": {key: summarise(value) for key, value in conditions.items()},
             "condition_rows": self._joint(labels, conditions),
             "ragged": mask is not None,
+            "padded_at_end": mask is not None and not bool((mask[:, 1:].bool() & ~mask[:, :-1].bool()).any()),
             "normal_class": None,
             "sampling_rate": None,
             "bearing": None,
@@ -69,6 +73,7 @@ class TimeSeriesDomain(Domain):
                 if tuple(item["x"].shape) != shape:
                     raise DataError(f"window {i}: x has shape {tuple(item['x'].shape)}, expected {shape}")
         stacked = StackedItems.from_items(items)
+        _check_fields(stacked)
         x = stacked.tensors["x"]
         if tuple(x.shape[1:]) != shape:
             raise DataError(f"window 0: x has shape {tuple(x.shape[1:])}, expected {shape} (channels, length)")
@@ -139,4 +144,31 @@ class TimeSeriesDomain(Domain):
         """The field ``y``."""
         stacked = StackedItems.from_items(items)
         y = stacked.tensors.get("y")
+        if y is not None and y.is_floating_point() and bool((y != y.round()).any()):
+            wrong = int((y != y.round()).nonzero()[0, 0])
+            raise DataError(
+                f"window {wrong}: label y is {float(y[wrong])}; classes are whole numbers: give numbers to predict or "
+                "to condition on another name"
+            )
         return None if y is None else y.long().numpy()
+
+
+def _check_fields(items: StackedItems) -> None:
+    """Refuse masks, labels and conditions of another form than one bool a step and one number a window."""
+    for name, value in items.tensors.items():
+        if name == "mask":
+            length = items.tensors["x"].shape[-1]
+            if value.dtype != torch.bool or tuple(value.shape[1:]) != (length,):
+                raise DataError(
+                    f"window 0: mask is {value.dtype} {tuple(value.shape[1:])}; it must be bool ({length},), True "
+                    "where the step was observed"
+                )
+        elif name in _RESERVED:
+            raise DataError(f"the field {name!r} means something else to models of windows: rename it")
+        elif name != "x" and value.ndim != 1:
+            raise DataError(
+                f"window 0: {name} has shape {tuple(value.shape[1:])}; labels and conditions are one number a window"
+            )
+        elif name not in _OWN and not bool(torch.isfinite(value).all()):
+            wrong = int((~torch.isfinite(value)).nonzero()[0, 0])
+            raise DataError(f"window {wrong}: condition {name!r} is {float(value[wrong])}")

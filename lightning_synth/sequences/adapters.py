@@ -49,10 +49,8 @@ def to_text(
     names = _originals(sequences.flat(), item_ids).astype(str)
     users = _users(sequences, user_ids)
     ends = sequences.lengths.cumsum(0).tolist()
-    lines = [
-        " ".join([str(user), *names[start:end]]) for user, start, end in zip(users, [0, *ends[:-1]], ends, strict=True)
-    ]
-    return _written(path, "\n".join(lines) + "\n")
+    rows = zip(users, [0, *ends], ends, strict=False)
+    return _written(path, "".join(" ".join([str(user), *names[start:end]]) + "\n" for user, start, end in rows))
 
 
 def to_pairs_text(items: Items, path: str | Path) -> Path:
@@ -67,8 +65,8 @@ def to_pairs_text(items: Items, path: str | Path) -> Path:
     """
     sequences = SequenceItems.from_items(items)
     user = _users(sequences, None)[sequences.position_rows()[0].numpy()]
-    lines = [f"{u} {i}" for u, i in zip(user.tolist(), sequences.flat().tolist(), strict=True)]
-    return _written(path, "\n".join(lines) + "\n")
+    lines = [f"{u} {i}\n" for u, i in zip(user.tolist(), sequences.flat().tolist(), strict=True)]
+    return _written(path, "".join(lines))
 
 
 def to_frame(items: Items, *, item_ids: np.ndarray | None = None, user_ids: np.ndarray | None = None) -> pd.DataFrame:

@@ -111,7 +111,8 @@ class Mask(Operator):
 
     Args:
         ratio: Share of the context that is hidden, rounded down.
-        token: Id written there; 0 makes holes, another one needs a place in the model's table.
+        token: Id written there; 0 makes holes, another one needs a place in the model's table: a ``vocab_size`` of the
+            data that is larger than the catalogue.
         keep_target: Leave the last item of each row as it is.
     """
 
@@ -119,7 +120,18 @@ class Mask(Operator):
 
     def __init__(self, ratio: float = 0.3, token: int = 0, keep_target: bool = True) -> None:
         super().__init__(keep_target)
+        if token < 0:
+            raise ConfigError(f"token must be 0 or an item id, got {token}")
         self.ratio, self.token = _share(ratio, "ratio"), token
+
+    def fit(self, items: Iterable[Mapping[str, Any]], schema: Mapping[str, Any]) -> Operator:
+        """Check that models have a place for the token."""
+        if self.token > int(schema["vocab_size"]):
+            raise ConfigError(
+                f"mask token {self.token} has no place beside items 1..{schema['vocab_size']}; give the data a larger "
+                "vocab_size, or use token=0"
+            )
+        return self
 
     def apply(self, batch: Batch, context: Tensor, rng: KeyedRNG) -> Batch:
         """Hide items."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import gzip
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +49,9 @@ def read_log(
     """Read interactions.
 
     Args:
-        source: A path (``.txt``, ``.inter``, ``.csv``, ``.tsv``, ``.parquet``), a pandas or polars frame, or a list of
-            sequences (ids, or dicts with ``item_id``), or anything with a method ``log()``.
+        source: A path (``.txt``, ``.inter``, ``.csv``, ``.tsv``, all also packed as ``.gz``, or ``.parquet``), a pandas
+            or polars frame, or a list of sequences (ids, or dicts with ``item_id``), or anything with a method
+            ``log()``.
         columns: Of a table: ``{"user": ..., "item": ..., "time": ...}`` by name or number; None finds the usual names.
         read_options: For `pandas.read_csv`, such as ``{"sep": "::", "engine": "python"}``.
 
@@ -85,14 +88,21 @@ def _read_file(path: Path, columns: Mapping[str, str | int] | None, options: Map
         raise DataError(f"{path} does not exist")
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty: 0 interactions")
-    suffix = path.suffix.lower()
+    suffix = Path(path.stem if path.suffix.lower() == ".gz" else path).suffix.lower()
     if suffix == ".parquet":
         return _read_parquet(path, columns)
-    with path.open("rb") as file:
-        head = file.readline()
+    try:
+        with _opened(path) as file:
+            head = file.readline().removeprefix(codecs.BOM_UTF8)
+    except gzip.BadGzipFile as error:
+        raise DataError(f"{path} is no gzip file: {error}") from error
     if suffix in (".inter", ".csv", ".tsv") or options or b"\t" in head or b"," in head:
         return _read_text_table(path, columns, head, options)
     return _read_lines(path)
+
+
+def _opened(path: Path) -> Any:
+    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
 def _read_text_table(
@@ -105,7 +115,7 @@ def _read_text_table(
     first = [field.strip() for field in head.decode("utf-8", "replace").strip().split(separator)]
     header = None if all(_is_number(field) for field in first) else 0
     try:
-        table = pd.read_csv(path, **{"sep": separator, "header": header, **(options or {})})
+        table = pd.read_csv(path, **{"sep": separator, "header": header, "index_col": False, **(options or {})})
     except (ValueError, UnicodeError) as error:
         raise DataError(f"{path} cannot be read as a table: {error} (read_options= go to pandas.read_csv)") from error
     if header == 0:
@@ -130,13 +140,18 @@ def _read_parquet(path: Path, columns: Mapping[str, str | int] | None) -> Log:
     import pyarrow.parquet as pq
     import pyarrow.types as pt
 
-    table = pq.read_table(path)
+    try:
+        table = pq.read_table(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as Parquet: {error}") from error
     names = _named(list(table.column_names), columns, str(path))
     used = {role: table.column(name).combine_chunks() for role, name in names.items()}
     kind = used["item"].type
     if not (pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind)):
         return _columns_log({role: column.to_numpy(zero_copy_only=False) for role, column in used.items()}, str(path))
     sizes = used["item"].value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
+    if "time" in used:
+        _check_lengths(sizes, used["time"].value_lengths().to_numpy(zero_copy_only=False), str(path))
     flat = {role: used[role].flatten().to_numpy(zero_copy_only=False) for role in ("item", "time") if role in used}
     return Log(
         used["user"].to_numpy(zero_copy_only=False),
@@ -148,8 +163,9 @@ def _read_parquet(path: Path, columns: Mapping[str, str | int] | None) -> Log:
 
 def _read_lines(path: Path) -> Log:
     """``user item item ...`` a line; or ``user item`` pairs, where every line has two fields and users come again."""
-    text = np.fromfile(path, np.uint8)
-    if text[-1] != 10:
+    with _opened(path) as file:
+        text = np.frombuffer(file.read().removeprefix(codecs.BOM_UTF8), np.uint8)
+    if not len(text) or text[-1] != 10:
         text = np.append(text, np.uint8(10))
     space = _SPACE[text]
     starts = np.flatnonzero(~space & np.concatenate([[True], space[:-1]]))
@@ -190,6 +206,8 @@ def _read_table(table: Any, columns: Mapping[str, str | int] | None, name: str) 
     if not isinstance(used["item"][0], (list, tuple, np.ndarray)):
         return _columns_log(used, name)
     sizes = np.array([len(ids) for ids in used["item"]], np.int64)
+    if "time" in used:
+        _check_lengths(sizes, np.array([len(times) for times in used["time"]]), name)
     flat = {role: np.concatenate([np.asarray(v) for v in used[role]]) for role in ("item", "time") if role in used}
     time = _times(flat["time"], name) if "time" in flat else None
     return Log(used["user"], _clean(flat["item"], "item", name), time, sizes=sizes)
@@ -205,6 +223,9 @@ def _read_sequences(source: Any) -> Log:
     rows = [row if isinstance(row, Mapping) else {"item_id": row} for row in source]
     if not rows:
         raise DataError("the list of sequences is empty: 0 interactions")
+    for i, row in enumerate(rows):
+        if "item_id" not in row:
+            raise DataError(f"sequence {i} has no item_id; it has {sorted(row)}")
     ids = [_array(row["item_id"]) for row in rows]
     for i, values in enumerate(ids):
         if values.ndim != 1:
@@ -215,10 +236,15 @@ def _read_sequences(source: Any) -> Log:
     time = None
     if all("timestamp" in row for row in rows):
         times = [_array(row["timestamp"]) for row in rows]
-        if any(len(t) != n for t, n in zip(times, sizes.tolist(), strict=True)):
-            raise DataError("timestamp and item_id of a sequence differ in length")
+        _check_lengths(sizes, np.array([t.size for t in times]), "list")
         time = _times(np.concatenate(times), "timestamp")
     return Log(user, _clean(item, "item", "list"), time, encoded=item.dtype.kind in "iu", sizes=sizes)
+
+
+def _check_lengths(items: np.ndarray, times: np.ndarray, name: str) -> None:
+    if len(wrong := np.flatnonzero(items != times)):
+        i = int(wrong[0])
+        raise DataError(f"{name}: sequence {i} has {int(items[i])} items, but {int(times[i])} times")
 
 
 def _array(values: Any) -> np.ndarray:
@@ -258,7 +284,10 @@ def _clean(values: np.ndarray, role: str, name: str) -> np.ndarray:
         whole = values.astype(np.int64)
         return whole if (whole == values).all() else values
     if values.dtype.kind == "O":
-        missing = np.array([v is None or v != v or v == "" for v in values.tolist()], bool)
+        import pandas as pd
+
+        missing = pd.isna(values)
+        missing[~missing] = values[~missing] == ""
         if missing.any():
             first = int(np.flatnonzero(missing)[0])
             raise DataError(f"{name}: {role} of row {first} is missing ({int(missing.sum())} in all); drop such rows")
@@ -272,12 +301,15 @@ def _times(values: np.ndarray, name: str) -> np.ndarray:
         import pandas as pd
 
         try:
-            values = pd.to_datetime(values).to_numpy()
+            values = pd.to_datetime(values, utc=True).tz_localize(None).to_numpy()
         except (ValueError, TypeError) as error:
             raise DataError(f"{name}: the time column holds neither numbers nor dates: {error}") from error
     if values.dtype.kind == "M":
         missing = np.isnat(values)
-        values = values.astype("datetime64[s]").astype(np.int64)
+        seconds = values.astype("datetime64[s]")
+        part = (values - seconds) / np.timedelta64(1, "s")
+        # Within a second the order is that of the fraction.
+        values = seconds.astype(np.int64) + part if (part > 0).any() else seconds.astype(np.int64)
     else:
         missing = ~np.isfinite(values)
     if missing.any():

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_synth.averaging import AveragedGenerator
-from lightning_synth.conditions import KEEP, check_guidance
+from lightning_synth.conditions import KEEP, check_dropout, check_guidance
+from lightning_synth.constraints.base import check_constraint
 from lightning_synth.discrete_flow import PosteriorSampler, RateSampler, Sampler, cosine_level, distort, draw, noise
 from lightning_synth.errors import ConfigError
 from lightning_synth.graphs import Attributes, DenseGraphs, NodeCounts, graph_batch
@@ -123,6 +124,12 @@ class DeFoG(AveragedGenerator):
             raise ConfigError(f"process {process!r} is not one of {PROCESSES}")
         if prior not in PRIORS:
             raise ConfigError(f"prior {prior!r} is not one of {PRIORS}")
+        if min(num_layers, d_node, d_edge, d_graph, heads, rrwp_steps) < 1 or not 0 <= dropout < 1:
+            raise ConfigError(
+                f"{num_layers=}, {d_node=}, {d_edge=}, {d_graph=}, {heads=} and {rrwp_steps=} must be at least 1, "
+                f"{dropout=} in [0, 1)"
+            )
+        check_dropout(condition_dropout)
         distort(torch.zeros(()), train_distortion)
         RateSampler(num_steps or 1, eta, omega, distortion)
         super().__init__(
@@ -345,6 +352,7 @@ class DeFoG(AveragedGenerator):
         sampler = sampler or self._sampler_with({name: value for name, value in given.items() if value is not None})
         scale = float(self.hparams["guidance_scale"] if guidance_scale is None else guidance_scale)
         check_guidance(scale, float(self.hparams["condition_dropout"]))
+        check_constraint(constraint, self.max_nodes)
         counts = self._counts(requests, rng, num_nodes)
         batch = self.walk(requests, rng, counts, sampler, scale, constraint=constraint)
         return self.attributes.attach(batch, requests, rng)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from lightning_synth.conditions import KEEP, check_guidance
 from lightning_synth.constraints import Constraint
+from lightning_synth.constraints.base import check_constraint
 from lightning_synth.decoder import Decoder, KeyValueCache
 from lightning_synth.diffusion import rows_for
 from lightning_synth.errors import ConfigError, DataError
@@ -296,6 +297,7 @@ class SENT(HeldOutGenerator):
         _check_sampling(temperature, top_k)
         scale = float(p.guidance_scale if guidance_scale is None else guidance_scale)
         check_guidance(scale, float(p.condition_dropout))
+        check_constraint(constraint, self.codec.max_nodes)
         how = _How(temperature, top_k, scale if requests.condition else 1.0, constraint)
         given = None if prompt is None else self._given(prompt, requests, constraint)
         start, order = self._opening(given, rng.fork("prompt")) if given is not None else (None, None)
@@ -317,7 +319,7 @@ class SENT(HeldOutGenerator):
         """The graph that each row starts with."""
         from lightning_synth.schema import validate
 
-        schema, items = self._ready_schema(), list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
+        schema, items = self._ready_schema(), _prompts(prompt)
         validate(items, schema)
         for i, item in enumerate(items):
             if item.num_nodes > self.codec.max_nodes:
@@ -406,6 +408,19 @@ def _score(logits: Tensor, allowed: Tensor, how: _How, u: Tensor) -> Tensor:
         least = logits.topk(min(how.top_k, logits.shape[1]), dim=1).values[:, -1:]
         logits = torch.where(logits < least, logits - _UNLIKELY, logits)
     return logits - u.clamp(min=2**-25).log().neg().log()
+
+
+def _prompts(prompt: Any) -> list[Any]:
+    """The prompt as a list of PyG ``Data``."""
+    batch = prompt.to_data_list() if hasattr(prompt, "to_data_list") else prompt
+    items = list(batch) if isinstance(batch, (list, tuple)) else [batch]
+    for item in items:
+        if not hasattr(item, "edge_index"):
+            raise DataError(
+                f"a prompt is a PyG Data, a list of them or a Batch, got {type(item).__name__}; "
+                "see lightning_synth.networkx.from_networkx"
+            )
+    return items
 
 
 def _check_sampling(temperature: float, top_k: int | None) -> None:

@@ -308,7 +308,8 @@ class MoleculeFlow(DeFoG):
             One sample a molecule, in order; with a scaffold ``score["has_scaffold"]`` says where RDKit finds it.
 
         Raises:
-            ConfigError: If the strength is outside [0, 1], a molecule is too large, or it lacks the scaffold.
+            ConfigError: If the strength is outside [0, 1], a molecule is too large, or it lacks the scaffold, or
+                ``smiles`` is no list.
             DataError: If a SMILES cannot be read, or has atom types that training had not.
 
         Example:
@@ -318,6 +319,8 @@ class MoleculeFlow(DeFoG):
             >>> model.optimise(["CCO"], {"atoms": 4.0}, strength=0.0).data.smiles
             ['CCO']
         """
+        if isinstance(smiles, str):
+            raise ConfigError(f"smiles is a list of molecules: [{smiles!r}]")
         return self.sample(len(smiles), condition=target, seed=seed, start=list(smiles), strength=strength, **options)
 
     def _edited(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_synth.bank import ItemBank
 from lightning_synth.diffusion import rows_for
-from lightning_synth.errors import ConfigError
+from lightning_synth.errors import ConfigError, DataError
 from lightning_synth.generator import Generator
 from lightning_synth.plugins.sequence.walks import draw, left_padded
 from lightning_synth.requests import KeyedRNG, SampleRequests
@@ -52,6 +52,9 @@ class UserExtension(Generator):
         Returns:
             Left-padded batch on the device of ``rng``; the first real position counts as a target, since it will have
             a past.
+
+        Raises:
+            DataError: If ``init`` is empty or has items that training had not.
         """
         schema = self.hparams["schema"]
         if init is None:
@@ -61,6 +64,9 @@ class UserExtension(Generator):
             batch = collate([self.bank.items[i] for i in rows.tolist()], schema)
         else:
             batch = rows_for(init, requests, schema)
+            largest, known = int(batch["item_id"].max()), int(schema["vocab_size"])
+            if largest > known:
+                raise DataError(f"init has item {largest}, but the catalogue of training is 1..{known}")
         batch = trim({name: value.to(rng.device) for name, value in batch.items()})
         mask = batch["padding_mask"]
         weight = batch.get("target_weight", mask.float())

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lightning_synth.diffusion import DiffusionGenerator
 from lightning_synth.errors import ConfigError
 from lightning_synth.nn import ConditionEmbedding, Standardizer, sinusoidal
+from lightning_synth.plugins.timeseries.windows import observed_steps
 from lightning_synth.requests import SampleRequests
 
 Difference = Callable[[int, Tensor], Tensor]
@@ -396,9 +397,7 @@ class DiffusionTS(DiffusionGenerator):
         """Return to raw units."""
         if not self.ragged:
             return {"x": self.scaler.inverse(x0)}
-        mask = x0[:, -1] > 0
-        # A window needs at least one observed step.
-        mask = mask | (~mask.any(1, keepdim=True) & (torch.arange(self.length, device=x0.device) == 0))
+        mask = observed_steps(x0[:, -1], self._ready_schema())
         return {"x": self.scaler.inverse(x0[:, :-1]) * mask[:, None], "mask": mask}
 
     def limit(self, x0: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,6 +22,7 @@ from lightning_synth.holdout import HeldOutGenerator, row_keys, without
 from lightning_synth.items import evenly_spaced
 from lightning_synth.nn import ConditionEmbedding, rotate, sinusoidal
 from lightning_synth.plugins.timeseries.whitening import WindowWhitener
+from lightning_synth.plugins.timeseries.windows import observed_steps
 from lightning_synth.requests import KeyedRNG, SampleRequests
 
 _MAX_TOKENS = 64
@@ -190,8 +192,13 @@ class FlowTS(HeldOutGenerator, FlowGenerator):
         lr: float = 2e-3,
         **kwargs: Any,
     ) -> None:
-        if d_model % (2 * heads):
-            raise ConfigError(f"d_model={d_model} must be a multiple of 2 heads={2 * heads}")
+        if min(heads, depth, mlp_ratio) < 1 or d_model % (2 * heads):
+            raise ConfigError(
+                f"d_model={d_model} must be a multiple of 2 heads={2 * heads}; heads, depth={depth} and "
+                f"mlp_ratio={mlp_ratio} at least 1"
+            )
+        if (patch_size is not None and patch_size < 1) or not spectrum_weight >= 0:
+            raise ConfigError(f"{patch_size=} must be at least 1 or None, and {spectrum_weight=} not negative")
         if not 0 <= observed < 1:
             raise ConfigError(f"observed must lie in [0, 1), got {observed}")
         if not 0 <= level_weight <= 1:
@@ -258,14 +265,12 @@ class FlowTS(HeldOutGenerator, FlowGenerator):
             condition["label"] = batch["y"].long()
         return z, condition
 
-    def decode(self, x1: Tensor, requests: SampleRequests) -> dict[str, Tensor]:
-        """Return to raw units."""
+    def decode(self, x1: Tensor, requests: SampleRequests, whole: bool = False) -> dict[str, Tensor]:
+        """Return to raw units; of a ``whole`` window there is a value at every step, whatever its mask says."""
         label = requests.condition.get("label")
-        if not self.ragged:
-            return {"x": self.view.inverse(x1, label=label)}
-        mask = x1[:, -1, :-2] > 0
-        # A window needs at least one observed step.
-        mask = mask | (~mask.any(1, keepdim=True) & (torch.arange(self.length, device=x1.device) == 0))
+        if not self.ragged or whole:
+            return {"x": self.view.inverse(x1[:, :-1] if self.ragged else x1, label=label)}
+        mask = observed_steps(x1[:, -1, :-2], self._ready_schema())
         return {"x": self.view.inverse(x1[:, :-1], mask, label) * mask[:, None], "mask": mask}
 
     # Training ------------------------------------------------------------------------------------------------------
@@ -335,6 +340,12 @@ class FlowTS(HeldOutGenerator, FlowGenerator):
 
     # Sampling ------------------------------------------------------------------------------------------------------
 
+    def sample_batch(
+        self, requests: SampleRequests, rng: KeyedRNG, *, observed: tuple[Tensor, Tensor] | None = None, **options: Any
+    ) -> dict[str, Tensor]:
+        """Follow the flow; what is imputed has a value at every step."""
+        return self.decode(self.follow(requests, rng, observed=observed, **options), requests, observed is not None)
+
     def sampling_condition(
         self, requests: SampleRequests, rng: KeyedRNG, observed: tuple[Tensor, Tensor] | None = None, **options: Any
     ) -> dict[str, Tensor]:
@@ -368,6 +379,8 @@ class FlowTS(HeldOutGenerator, FlowGenerator):
         """
         if not self.hparams["observed"]:
             raise ConfigError("this model was made with observed=0: it cannot impute")
+        if n < 1:
+            raise ConfigError(f"impute makes n samples of each window, at least 1, got {n}")
         x, mask = torch.as_tensor(x, dtype=torch.float32), torch.as_tensor(mask, dtype=torch.bool)
         shape = (int(self._ready_schema()["channels"]), self.length)
         if x.ndim != 3 or x.shape[1:] != shape or mask.shape not in (x.shape, (len(x), 1, self.length)):
@@ -378,7 +391,7 @@ class FlowTS(HeldOutGenerator, FlowGenerator):
         rows = torch.arange(len(x)).repeat_interleave(n)
         x, mask = torch.where(mask, x, 0.0)[rows], mask[rows]
         if isinstance(condition, Mapping):
-            condition = {k: _repeated(value, rows) for k, value in condition.items()}
+            condition = {k: _repeated(k, value, rows, n) for k, value in condition.items()}
         filled = self.sample(len(rows), condition=condition, seed=seed, observed=(x, mask), **options).data["x"].cpu()
         # What is left over at observed values is carried to their neighbours: no jump beside them.
         rest = interpolate(torch.where(mask, x - filled, 0.0), mask, torch.zeros(shape[0], 1))
@@ -397,13 +410,20 @@ class FlowTS(HeldOutGenerator, FlowGenerator):
             (rows, n, channels, length), raw units; the first steps are ``x``.
         """
         x = torch.as_tensor(x, dtype=torch.float32)
+        if x.ndim != 3 or x.shape[-1] > self.length:
+            raise DataError(f"forecast needs x (rows, channels, at most {self.length} steps), got {tuple(x.shape)}")
         seen = torch.arange(self.length) < x.shape[-1]
         return self.impute(F.pad(x, (0, self.length - x.shape[-1])), seen.expand(len(x), 1, -1), n, **options)
 
 
-def _repeated(value: Any, rows: Tensor) -> Any:
-    """One entry for each sample of a window; words and numbers hold for all."""
-    return value if isinstance(value, str) or not hasattr(value, "__len__") else [value[i] for i in rows.tolist()]
+def _repeated(name: str, value: Any, rows: Tensor, n: int) -> Any:
+    """One entry for each of the n samples of a window; words and numbers hold for all."""
+    if isinstance(value, str) or not np.ndim(value):
+        return value
+    values = list(value)
+    if len(values) * n != len(rows):
+        raise ConfigError(f"condition {name!r} has {len(values)} values for {len(rows) // n} windows")
+    return [values[i] for i in rows.tolist()]
 
 
 def log_power(z: Tensor) -> Tensor:

@@ -79,13 +79,19 @@ class Levels(nn.Module):
         self.register_buffer("count", torch.zeros(channels, dtype=torch.int64))
 
     @torch.no_grad()
-    def fit(self, x: Tensor) -> None:
-        """Find the quantised channels of training windows (rows, channels, length), raw units."""
-        if x.shape[-1] < 2:
-            return
-        ties = (x.sort(dim=-1).values.diff(dim=-1) == 0).double().mean((0, 2))
-        for channel in (ties >= 0.2).nonzero()[:, 0].tolist():
-            found = x[:, channel].unique()
+    def fit(self, x: Tensor, mask: Tensor | None = None) -> None:
+        """Find the quantised channels of training windows.
+
+        Args:
+            x: (rows, channels, length), raw units.
+            mask: bool (rows, length), True where observed: what stands elsewhere has no ties. None: everywhere.
+        """
+        seen = torch.ones_like(x[:, 0], dtype=torch.bool) if mask is None else mask
+        # Steps that were not observed come last, and differ by infinity minus infinity, which is no tie.
+        ties = (torch.where(seen[:, None], x, torch.inf).sort(dim=-1).values.diff(dim=-1) == 0).double().sum((0, 2))
+        neighbours = (seen.sum(1) - 1).clamp(min=0).sum().clamp(min=1)
+        for channel in (ties >= 0.2 * neighbours).nonzero()[:, 0].tolist():
+            found = x[:, channel][seen].unique()
             if len(found) <= _MOST_LEVELS:
                 self.values[channel, : len(found)] = found.to(self.values)
                 self.count[channel] = len(found)
@@ -216,7 +222,7 @@ class WindowWhitener(nn.Module):
             mask: bool (rows, length), True where observed; None: everywhere.
             label: int64 (rows,), or None.
         """
-        self.levels.fit(x)
+        self.levels.fit(x, mask)
         stats, shape = self.split(x, mask)
         self.rotation.copy_(torch.linalg.eigh(torch.einsum("ncl,ndl->cd", shape, shape).double())[1].flip(1))
         self._fit_shapes(dct(self.rotation.T @ shape).double(), label)

@@ -13,6 +13,32 @@ from lightning_synth.nn import Standardizer
 from lightning_synth.requests import KeyedRNG
 
 
+def observed_steps(score: Tensor, schema: Mapping[str, Any]) -> Tensor:
+    """Read the mask of ragged windows off the channel that a model makes for it.
+
+    Where all training windows are observed from their start to some step (series of unequal length), so is the result:
+    it is the mask of that kind nearest to the channel. Otherwise steps with a positive score are observed. A window has
+    at least one.
+
+    Args:
+        score: (rows, length), about 1 where observed and -1 elsewhere.
+        schema: Of the training windows.
+
+    Returns:
+        bool (rows, length).
+
+    Example:
+        >>> score = torch.tensor([[0.9, 0.8, -0.1, 1.0, -1.0, -1.0]])
+        >>> observed_steps(score, {}).long().tolist(), observed_steps(score, {"padded_at_end": True}).long().tolist()
+        ([[1, 1, 0, 1, 0, 0]], [[1, 1, 1, 1, 0, 0]])
+    """
+    steps = torch.arange(score.shape[1], device=score.device)
+    if schema.get("padded_at_end"):
+        return steps <= score.clamp(-1, 1).cumsum(1).argmax(1, keepdim=True)
+    seen = score > 0
+    return seen | (~seen.any(1, keepdim=True) & (steps == 0))
+
+
 class WindowCodec(nn.Module):
     """Turn raw batches into network inputs, and network outputs into raw batches.
 
@@ -35,7 +61,7 @@ class WindowCodec(nn.Module):
     def __init__(self, schema: Mapping[str, Any]) -> None:
         super().__init__()
         self.scale = Standardizer(schema)
-        self.ragged = bool(schema.get("ragged"))
+        self.schema, self.ragged = schema, bool(schema.get("ragged"))
         self.data_channels, self.length = int(schema["channels"]), int(schema["length"])
         self.channels = self.data_channels + self.ragged
         self.classes, self.names = int(schema.get("num_classes") or 0), list(schema.get("conditions") or {})
@@ -90,8 +116,7 @@ class WindowCodec(nn.Module):
         """Return a raw batch; of a ragged one at least the first step is observed."""
         if not self.ragged:
             return {"x": self.scale.inverse(z)}
-        mask = z[:, -1] > 0
-        mask = mask | (~mask.any(1, keepdim=True) & (torch.arange(self.length, device=z.device) == 0))
+        mask = observed_steps(z[:, -1], self.schema)
         return {"x": self.scale.inverse(z[:, :-1]) * mask[:, None], "mask": mask}
 
 

@@ -19,8 +19,11 @@ from lightning_synth.constraints import (
     project,
     satisfied,
 )
+from lightning_synth.constraints.base import check_constraint
 from lightning_synth.constraints.drawing import Drawing
 from lightning_synth.errors import ConfigError
+from lightning_synth.registry import get_spec
+from lightning_synth.testing import tiny_schema
 
 
 class NoTriangle(Constraint):
@@ -278,3 +281,23 @@ def test_projection_follows_a_renumbering():
         constraint, np.zeros_like(proposed), proposed[:, order][:, :, order], score[:, order][:, :, order], mask
     )
     assert (one[:, order][:, :, order] == other).all()
+
+
+class FourEdges(Constraint):
+    def holds(self, adjacency):
+        return adjacency.sum() >= 8
+
+
+@pytest.mark.parametrize("wrong", ["tree", Tree, [Tree(), MaxDegree(2)]], ids=str)
+def test_what_is_no_constraint_is_named(wrong):
+    with pytest.raises(ConfigError, match="must be a Constraint"):
+        check_constraint(wrong, 5)
+
+
+@pytest.mark.parametrize("name", ["defog", "sent"])
+def test_a_property_that_edges_bring_about_is_refused(name):
+    spec = get_spec(name)
+    model = spec.load()(schema=tiny_schema("graph"), **spec.tiny)
+    model.is_fitted = True
+    with pytest.raises(ConfigError, match="FourEdges.. refuses a graph without edges"):
+        model.sample(2, constraint=Planar() & FourEdges())

@@ -117,7 +117,9 @@ def test_times_run_from_noise_to_data():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"num_steps": 0}, {"eta": -1.0}, {"omega": -0.1}, {"distortion": "square"}], ids=lambda w: next(iter(w))
+    "wrong",
+    [{"num_steps": 0}, {"eta": -1.0}, {"eta": float("nan")}, {"omega": -0.1}, {"distortion": "square"}],
+    ids=str,
 )
 def test_bad_settings_are_refused(wrong):
     with pytest.raises(ConfigError):

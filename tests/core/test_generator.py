@@ -1,5 +1,6 @@
 """The contract that every generator inherits, shown on two toys."""
 
+import numpy as np
 import pytest
 import torch
 from lightning import LightningDataModule, Trainer
@@ -172,6 +173,11 @@ def test_counts_options_and_modes():
     assert torch.allclose(toy.sample(4, scale=2.0).data["x"], 2 * toy.sample(4).data["x"])
     with pytest.raises(ConfigError, match="cannot sample -1"):
         toy.sample(-1)
+    assert len(toy.sample(np.int64(3))) == 3
+    with pytest.raises(ConfigError, match="cannot sample 2.0 items"):
+        toy.sample(2.0)
+    with pytest.raises(ConfigError, match="condition must be a dict"):
+        toy.sample(2, condition=[0, 1])
 
 
 def test_samples_are_cut_off_the_computation():

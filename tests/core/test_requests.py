@@ -2,6 +2,8 @@
 
 import time
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -130,6 +132,16 @@ def test_balanced_given_and_named_conditions():
     assert SampleRequests.make(2, schema=SCHEMA, names=("label",)).condition.keys() == {"label"}
 
 
+def test_class_names_may_come_in_any_sequence():
+    names = ["OR", "N", "IR"]
+    for given in (tuple(names), np.array(names), pd.Series(names, index=[7, 8, 9])):
+        assert SampleRequests.make(3, schema=SCHEMA, condition={"label": given}).condition["label"].tolist() == [
+            2,
+            0,
+            1,
+        ]
+
+
 @pytest.mark.parametrize(
     ("condition", "message"),
     [
@@ -139,6 +151,9 @@ def test_balanced_given_and_named_conditions():
         ({"speed": 3.0}, "not available"),
         ({"rpm": float("nan")}, "non-finite"),
         ("uniform", "neither"),
+        ({"label": 0.5}, "whole numbers or class names"),
+        ({"label": [0, None, 1]}, "one a row"),
+        ({"label": ["N", 1, 2]}, "one a row"),
     ],
 )
 def test_bad_conditions_are_named(condition, message):

@@ -91,6 +91,9 @@ def test_masked_steps_do_not_enter_the_statistics():
     mask = torch.arange(10) < 5
     schema = S.describe(StackedItems({"x": x, "mask": mask.expand(4, 10)}), "timeseries")
     assert schema["mean"] == [1.0] and schema["ragged"]
+    masks = torch.tensor([[True, True, False], [True, False, True]])
+    items = StackedItems({"x": torch.zeros(2, 1, 3), "mask": masks})
+    assert [S.describe(part, "timeseries")["padded_at_end"] for part in (items[:1], items[1:], items)] == [1, 0, 0]
 
 
 def test_statistics_are_those_of_numpy_and_a_constant_channel_gets_scale_one():
@@ -155,3 +158,29 @@ def test_stacked_items_behave_like_a_sequence():
         items[6]
     with pytest.raises(ValueError, match="same number of rows"):
         StackedItems({"x": torch.zeros(2), "y": torch.zeros(3)})
+
+
+@pytest.mark.parametrize(
+    ("field", "match"),
+    [
+        ({"mask": torch.ones(4)}, "mask is torch.float32"),
+        ({"mask": torch.ones(2, 4, dtype=torch.bool)}, "must be bool .4,."),
+        ({"y": torch.tensor([1])}, "y has shape .1,."),
+        ({"place": torch.zeros(3)}, "place has shape .3,."),
+        ({"rpm": torch.tensor(float("nan"))}, "condition 'rpm' is nan"),
+        ({"name": "a"}, "field 'name' is text"),
+        ({"keep": torch.tensor(1.0)}, "'keep' means something else"),
+    ],
+)
+def test_fields_of_another_form_are_named(field, match):
+    with pytest.raises(DataError, match=match):
+        S.describe([{"x": torch.zeros(2, 4), **field}] * 2, "timeseries")
+
+
+@pytest.mark.parametrize(
+    ("y", "match"), [([0, -1, 1], "item 1: label y is -1"), ([0.0, 1.0, 0.5], "window 2: label y is 0.5")]
+)
+def test_labels_that_are_no_classes(y, match):
+    items = [{"x": torch.zeros(1, 4), "y": torch.tensor(value)} for value in y]
+    with pytest.raises(DataError, match=match):
+        S.describe(items, "timeseries")

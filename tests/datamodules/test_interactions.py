@@ -1,5 +1,7 @@
 """Reading, numbering, ordering and splitting of interaction logs."""
 
+import gzip
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +10,7 @@ import torch
 from lightning_synth.datamodules import InteractionDataModule, MixedDataModule
 from lightning_synth.datamodules.interactions import k_core_rows
 from lightning_synth.datamodules.simulated_interactions import SimulatedInteractions
+from lightning_synth.errors import ConfigError, DataError
 from lightning_synth.plugins.baselines import Bootstrap
 from lightning_synth.pool import SyntheticPool
 from lightning_synth.schema import collate, uncollate
@@ -282,3 +285,47 @@ def test_uncollated_batches_are_the_items_again():
     for item, again in zip(data.train_items(), items, strict=True):
         assert torch.equal(item["item_id"], again["item_id"]) and torch.equal(item["timestamp"], again["timestamp"])
         assert item["user_id"] == again["user_id"]
+
+
+def test_dates_with_a_zone_and_within_a_second_keep_their_order():
+    moments = pd.to_datetime([900, 500, 100, 0], unit="ms", utc=True)
+    table = pd.DataFrame({"user": 0, "item": [4, 3, 2, 1], "time": moments})
+    assert ids(InteractionDataModule(table).test_items()) == [[1, 2, 3, 4]]
+    table["time"] = moments.tz_localize(None)
+    assert ids(InteractionDataModule(table).test_items()) == [[1, 2, 3, 4]]
+
+
+def test_packed_files_and_byte_order_marks_are_read(tmp_path):
+    frame().to_csv(tmp_path / "log.csv.gz", index=False)
+    assert ids(InteractionDataModule(tmp_path / "log.csv.gz").test_items()) == LISTS
+    text = "".join(" ".join(map(str, [u, *seq])) + "\n" for u, seq in enumerate(LISTS))
+    (tmp_path / "log.txt.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "marked.txt").write_text(text, encoding="utf-8-sig")
+    for name in ("log.txt.gz", "marked.txt"):
+        data = InteractionDataModule(tmp_path / name)
+        assert ids(data.test_items()) == LISTS and data.user_ids.tolist() == [0, 1, 2]
+    (tmp_path / "bad.txt.gz").write_text(text)
+    with pytest.raises(DataError, match="no gzip file"):
+        InteractionDataModule(tmp_path / "bad.txt.gz").setup()
+
+
+def test_unusable_sources_are_named(tmp_path):
+    (tmp_path / "a.parquet").write_text("hello")
+    lists = {"user_id": ["a", "b"], "item_id": [[1, 2], [3, 2, 1]]}
+    missing = pd.array(["x", None, "z"], dtype="string")
+    for source, message in (
+        (tmp_path / "a.parquet", "cannot be read as Parquet"),
+        ([{"items": [1, 2]}], "sequence 0 has no item_id"),
+        (pd.DataFrame({"user_id": [1, 1, 1], "item_id": missing}), "item of row 1 is missing"),
+        (pd.DataFrame({**lists, "timestamp": [[1, 2], [1, 2]]}), "sequence 1 has 3 items, but 2 times"),
+    ):
+        with pytest.raises(DataError, match=message):
+            InteractionDataModule(source).setup()
+    with pytest.raises(ConfigError, match="k_core must be one whole number"):
+        InteractionDataModule(LISTS, k_core=2.5)
+
+
+def test_padding_has_no_original_id():
+    data = InteractionDataModule(LISTS)
+    with pytest.raises(DataError, match="0 is no item"):
+        data.decode_items(torch.tensor([1, 0]))

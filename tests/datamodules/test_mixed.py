@@ -469,5 +469,7 @@ def test_options_are_checked_at_once():
         MixedDataModule(mixed())
     with pytest.raises(ConfigError, match="LightningDataModule"):
         MixedDataModule(np.zeros(3))
+    with pytest.raises(ConfigError, match="pool is a list"):
+        MixedDataModule(tiny_datamodule("timeseries"), ["one", "other"])
     with pytest.raises(ConfigError, match="batch_size"):
         mixed(batch_size=0)

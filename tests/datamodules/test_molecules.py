@@ -205,3 +205,79 @@ def test_a_molecule_is_stored_with_its_fields(table):
     item = model.sample(1).items()[0]
     assert isinstance(item.text, str) and item.label.shape == (1,) and item.y.shape == (1, 1)
     assert torch.isfinite(item.y).all()
+
+
+def test_untidy_tables_are_read(tmp_path):
+    path, everything = tmp_path / "a.csv", ([0, 1, 2], [], [])
+    path.write_text("smiles,y\nCCO,1,\nCCC,2,\nCCN,3,\n")
+    with pytest.warns(match="Length of header"):
+        assert parts(module(path, everything, targets=["y"]))[0] == ["CCO", "CCC", "CCN"]
+    path.write_text("smiles,kind\nCCO, a\nCCC,b \nCCN,a\n")
+    data = module(path, everything, targets="kind", task="classification")
+    assert data.schema["class_names"] == ["a", "b"] and data.schema["class_counts"] == [2, 1]
+    gaps = pd.DataFrame({"smiles": ["CCO", "CCC", "CCN"], "y": pd.array([1, None, 3], dtype="Int64")})
+    y = [float(item.y) for item in module(gaps, everything, targets="y").train_items()]
+    assert y == pytest.approx([1, np.nan, 3], nan_ok=True)
+    with pytest.warns(UserWarning, match="1 of 3 molecules cannot be used, rows 1"):
+        assert parts(module(["CCO", None, "CCN"], everything))[0] == ["CCO", "CCN"]
+
+
+def test_files_named_by_strings_and_text_of_sdf(tmp_path):
+    (tmp_path / "a.smi").write_text("CCO\nCCC\n")
+    (tmp_path / "b.smi").write_text("CC\n")
+    data = MoleculeDataModule([str(tmp_path / "a.smi"), str(tmp_path / "b.smi")], "file", fractions=(1, 0, 0))
+    assert parts(data) == [["CCO", "CCC"], [], ["CC"]]
+    mol = Chem.MolFromSmiles("CCO")
+    mol.SetProp("about", "an alcohol")
+    with Chem.SDWriter(str(tmp_path / "a.sdf")) as writer:
+        writer.write(mol)
+    assert module(tmp_path / "a.sdf", ([0], [], []), text="about").train_items()[0].text == "an alcohol"
+    with pytest.raises(ConfigError, match="has the property 'nothing'"):
+        module(tmp_path / "a.sdf", ([0], [], []), text="nothing").setup()
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    (tmp_path / "a.parquet").write_text("hello")
+    (tmp_path / "a.csv").write_bytes("smiles,n\nCC,é\n".encode("latin1"))
+    (tmp_path / "a.json").write_text("{bad")
+    for source, split in (("a.parquet", "random"), ("a.csv", "random"), (CHAINS, tmp_path / "a.json")):
+        with pytest.raises(DataError, match=r"cannot be read as a table|no JSON file"):
+            MoleculeDataModule(tmp_path / source if isinstance(source, str) else source, split).setup()
+    for options in ({"targets": ["logP"], "properties": ["logP"]}, {"max_atoms": 0}):
+        with pytest.raises(ConfigError, match=r"name 'logP' twice|max_atoms must be at least 1"):
+            MoleculeDataModule(CHAINS, **options)
+
+
+def test_a_split_may_be_given_by_masks():
+    masks = [np.arange(10) < 8, np.arange(10) == 8, np.arange(10) == 9]
+    assert parts(module(CHAINS, masks)) == parts(module(CHAINS, (range(8), [8], [9])))
+    with pytest.raises(ConfigError, match="a mask has shape"):
+        module(CHAINS, [mask[:5] for mask in masks]).setup()
+
+
+def test_a_class_without_training_molecules_is_named():
+    table = pd.DataFrame({"smiles": CHAINS, "kind": ["a"] * 8 + ["b"] * 2})
+    with pytest.warns(UserWarning, match="no training molecules of class b"):
+        module(table, (range(8), [8], [9]), targets="kind", task="classification").setup()
+
+
+def test_generated_molecules_mix_with_described_ones(tmp_path):
+    table = pd.DataFrame({"smiles": CHAINS, "about": ["a chain"] * 10})
+    data = module(table, (range(10), [], []), text="about", batch_size=4)
+    options = {"d_model": 16, "depth": 1, "heads": 2}
+    model = get_generator("molecule_sequence")(schema=data.schema, **options)
+    model.is_fitted = True
+    pool = SyntheticPool.generate(model, 4, {"text": ["a", "b", "c", "d"]}, progress=False)
+    pool.save(tmp_path / "pool")
+    assert [item.text for item in SyntheticPool.open(tmp_path / "pool")] == ["a", "b", "c", "d"]
+    assert [item.text for item in SyntheticPool.generate(model, 2, progress=False)] == ["", ""]
+    batch = next(iter(MixedDataModule(data, pool, batch_size=4).train_dataloader()))
+    assert sorted(set(batch.text)) == sorted({"a chain"} | {t for t in batch.text if t in "abcd"})
+    assert model.sample(0).data.smiles == []
+
+
+def test_single_atoms_can_be_pooled(tmp_path):
+    data = module(["C", "O", "N"], (range(3), [], []))
+    model = get_generator("molecule_bootstrap")().fit_on(data.train_items(), data.schema)
+    SyntheticPool.generate(model, 3, progress=False).save(tmp_path / "pool")
+    assert [item.edge_index.shape for item in SyntheticPool.open(tmp_path / "pool")] == [(2, 0)] * 3

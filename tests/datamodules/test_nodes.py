@@ -342,6 +342,7 @@ def test_augmented_on_the_fly(num_neighbors, trainer_kwargs):
         ("shots must be at least 1", {"shots": 0}),
         ("at least 1: 0.5", {"imbalance": 0.5}),
         ("num_neighbors must be positive", {"num_neighbors": (0, 3)}),
+        ("one number a hop", {"num_neighbors": 5}),
         ("batch_size", {"batch_size": 0}),
     ],
 )

@@ -33,7 +33,7 @@ def test_any_count_any_seed_and_prefixes(name):
 
 @pytest.mark.parametrize("name", PROCEDURAL)
 def test_impossible_sizes(name):
-    for sizes in (0, (9, 5)):
+    for sizes in (0, (9, 5), 9.5, (9, 10, 11)):
         with pytest.raises(ConfigError, match="sizes"):
             PROCEDURAL[name](1, sizes=sizes)
     with pytest.raises(ConfigError, match="num_graphs"):

@@ -302,6 +302,37 @@ def test_files_that_cannot_be_read(tmp_path):
     refused("another separator", tmp_path / "semicolon.csv")
     np.savez(tmp_path / "two.npz", a=np.zeros((50, 2)), b=np.zeros((50, 2)))
     refused(r"key=; there are \['a', 'b'\]", tmp_path / "two.npz", error=ConfigError)
+    for source in ({"a": [1.0]}, [[1.0]], None):
+        refused("is no source of series", source)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".npz"])
+def test_files_that_were_cut_short(tmp_path, suffix):
+    whole, half = tmp_path / f"whole{suffix}", tmp_path / f"half{suffix}"
+    table().to_parquet(whole) if suffix == ".parquet" else np.savez(whole, X=table().to_numpy())
+    half.write_bytes(whole.read_bytes()[:-100])
+    refused("half.*(cannot be read as Parquet|cut short)", half)
+    half.write_bytes(b"no file of this kind at all")
+    refused("half.*(cannot be read as Parquet|cut short)", half)
+
+
+def test_a_saved_index_is_no_channel(tmp_path):
+    table().to_csv(tmp_path / "saved.csv")
+    with pytest.warns(UserWarning, match="numbers the rows: left out"):
+        data = SeriesDataModule(tmp_path / "saved.csv", length=10)
+        data.setup()
+    assert data.schema["channel_names"] == ["row", "wave"]
+
+
+def test_one_channel_by_name_and_frames_of_polars():
+    pl = pytest.importorskip("polars")
+    expected = quiet(table()[["wave"]], length=10).train_items().tensors["x"]
+    for given in (
+        quiet(table(), columns="wave", length=10),
+        quiet(pl.from_pandas(table()), length=10, columns=["wave"]),
+    ):
+        assert torch.equal(given.train_items().tensors["x"], expected)
+    assert torch.equal(quiet(table()["wave"], length=10).train_items().tensors["x"], expected)
 
 
 def test_read_options_reach_pandas(tmp_path):
@@ -396,3 +427,13 @@ def test_dtypes_are_cast(dtype):
 def test_impossible_settings(bad):
     frame = table().assign(date=pd.date_range("2026-01-01", periods=200, freq="h"))
     refused(next(iter(bad)).split("_")[-1].removesuffix("s"), frame, error=ConfigError, **{"length": 10, **bad})
+
+
+def test_samples_and_batches_are_scaled_back():
+    data = quiet(table(), length=10, scale="standard")
+    samples = ls.get_generator("bootstrap")().fit_on(data.train_items(), data.schema).sample(3)
+    expected = data.inverse_transform(samples.data["x"])
+    assert torch.equal(data.inverse_transform(samples), expected)
+    assert torch.equal(data.inverse_transform(samples.data), expected)
+    with pytest.raises(DataError, match=r"must be \(..., 2, length\)"):
+        data.inverse_transform(np.zeros((4, 3, 10)))

@@ -1,6 +1,7 @@
 """Arrays and archives: official splits, shots, groups, formats; nothing of the test split leaks."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -195,6 +196,8 @@ def test_missing_values_in_a_ts_file(tmp_path):
         (TS.format("x"), "line 9"),
         (TS.replace("4,5,6", "4,5").format(1), "line 8"),
         ("nothing", "no @data section"),
+        (TS.format(1) + "\n4,5,6", "series and its label are needed"),
+        ("@\n", "no @data section"),
     ],
 )
 def test_broken_ts_files(tmp_path, text, match):
@@ -218,6 +221,48 @@ def test_npz_file(tmp_path):
     np.savez(tmp_path / "other.npz", X=x)
     with pytest.raises(DataError, match="has no X_train; found: X"):
         UEADataModule(tmp_path / "other.npz").setup()
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"class_names": np.array(["a"])}, "y_train holds 0..2, but there are 1 class_names"),
+        ({"len_train": np.array([3, 4])}, "len_train has 2 entries for 12 series"),
+    ],
+)
+def test_npz_whose_entries_do_not_fit(tmp_path, change, match):
+    x, y = arrays()
+    np.savez(tmp_path / "set.npz", X_train=x, y_train=y, **change)
+    with pytest.raises(DataError, match=match):
+        UEADataModule(tmp_path / "set.npz").setup()
+
+
+def test_npz_cut_short(tmp_path):
+    np.savez(tmp_path / "set.npz", X_train=arrays()[0])
+    (tmp_path / "half.npz").write_bytes((tmp_path / "set.npz").read_bytes()[:500])
+    with pytest.raises(DataError, match=r"half.npz is no npz of plain arrays, or was cut short"):
+        UEADataModule(tmp_path / "half.npz").setup()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"class_names": ["a", "b"]}, ConfigError, "3 different names"),
+        ({"class_names": ["a", "b", "b"]}, ConfigError, "3 different names"),
+        ({"channel_names": ["a"]}, ConfigError, "1 channel_names for 2 channels"),
+        ({"length": 20}, ConfigError, "all of x_train have 16 steps"),
+        ({"conditions": {"keep": np.arange(12)}}, DataError, "'keep' is reserved"),
+        ({"conditions": {"given": np.arange(12)}}, DataError, "'given' is reserved"),
+    ],
+)
+def test_settings_that_do_not_fit_the_arrays(options, error, match):
+    with pytest.raises(error, match=match):
+        ArrayDataModule(*arrays(), **options).setup()
+
+
+def test_conditions_may_be_a_frame():
+    data = ArrayDataModule(*arrays(), conditions=pd.DataFrame({"rpm": np.arange(12)}))
+    assert data.train_items().tensors["rpm"].tolist() == list(range(12))
 
 
 def test_npz_padded_with_nan(tmp_path):

@@ -194,5 +194,7 @@ def test_bad_settings_are_named() -> None:
         CausalTransformer(5, dim=8, heads=3)
     with pytest.raises(DataError, match="sequence 1 has 1 item"):
         model_of(SASRec).ranks([{"item_id": torch.tensor([1, 2])}, {"item_id": torch.tensor([1])}])
+    with pytest.raises(DataError, match=r"item 99 is not in the catalogue of training, 1\.\.20"):
+        model_of(SASRec).ranks([{"item_id": torch.tensor([1, 99])}])
     assert get_downstream("sasrec") is SASRec
     assert get_downstream("gru4rec") is GRU4Rec

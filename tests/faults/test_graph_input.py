@@ -6,7 +6,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
-from torch_geometric.data import Data
+from torch_geometric.data import Batch, Data
 
 from lightning_synth.datamodules import GraphDataModule, LargeGraphDataModule
 from lightning_synth.errors import ConfigError, DataError
@@ -231,3 +231,58 @@ def test_43_permuted_nodes_have_the_same_features():
 def test_conditions_are_a_mapping():
     with pytest.raises(ConfigError, match="must map names"):
         GraphDataModule(tiny_graphs(3), ALL, conditions=("density",))
+
+
+@pytest.mark.parametrize(
+    ("conditions", "error", "match"),
+    [
+        ({"x": [1.0] * 4}, ConfigError, "'x' is a field"),
+        ({"label": [1.0] * 4}, ConfigError, "'label' is a field"),
+        ({"num_nodes": [1.0] * 4}, ConfigError, "'num_nodes' is a field"),
+        ({"density": 0.5}, ConfigError, "one number a graph"),
+        ({"density": ["a"] * 4}, DataError, "graph 0: condition 'density' is no number"),
+        ({"density": lambda graph: graph.edge_index}, DataError, "graph 0: condition 'density' is no number"),
+    ],
+)
+def test_conditions_that_cannot_be(conditions, error, match):
+    with pytest.raises(error, match=match):
+        GraphDataModule(tiny_graphs(4), ALL, conditions=conditions).setup()
+
+
+@pytest.mark.parametrize("source", [None, 3, tiny_graphs(1)[0], nx.path_graph(3)], ids=lambda s: type(s).__name__)
+def test_a_source_that_is_no_list(source):
+    refused("a list of graphs is needed", source)
+
+
+def test_lists_of_mixed_kinds():
+    refused("graph 3 is a Graph, not a PyG Data", [*tiny_graphs(3), nx.path_graph(3)])
+
+
+def test_a_batch_is_a_list():
+    graphs = tiny_graphs(4)
+    items = GraphDataModule(Batch.from_data_list(graphs), ALL).train_items()
+    assert [item.edge_index.tolist() for item in items] == [
+        item.edge_index.tolist() for item in GraphDataModule(graphs, ALL).train_items()
+    ]
+
+
+def test_26_empty_edges_of_any_type():
+    empty = Data(edge_index=torch.tensor([[], []]), num_nodes=2, y=torch.tensor([0]))
+    assert GraphDataModule(with_odd(empty), ALL).train_items()[3].edge_index.dtype == torch.int64
+
+
+def test_split_by_masks():
+    graphs, train = tiny_graphs(6), np.array([True, True, False, True, False, False])
+    data = GraphDataModule(graphs, (train, ~train & (np.arange(6) > 3), np.arange(6) == 2))
+    by_index = GraphDataModule(graphs, ([0, 1, 3], [4, 5], [2]))
+    for name in ("train", "val", "test"):
+        parts = [[item.edge_index.tolist() for item in getattr(m.splits, name)] for m in (data, by_index)]
+        assert parts[0] == parts[1]
+
+
+def test_npz_cut_short_and_odd_splits(tmp_path):
+    arrays = {"num_nodes": np.array([2]), "edge_ptr": np.array([0, 1]), "edges": np.array([[0, 1]])}
+    np.savez(tmp_path / "odd.npz", **arrays, split=np.array(["train"]))
+    refused("split must hold 0", tmp_path / "odd.npz")
+    (tmp_path / "half.npz").write_bytes((tmp_path / "odd.npz").read_bytes()[:-30])
+    refused("is no npz of plain arrays", tmp_path / "half.npz")

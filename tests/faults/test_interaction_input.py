@@ -167,7 +167,7 @@ def test_a_core_that_is_empty():
 def test_sequences_that_are_no_lists_of_ids():
     with pytest.raises(DataError, match="sequence 1 has shape"):
         InteractionDataModule([[1, 2, 3], torch.ones(2, 2, dtype=torch.int64)]).setup()
-    with pytest.raises(DataError, match="differ in length"):
+    with pytest.raises(DataError, match="sequence 0 has 3 items, but 2 times"):
         InteractionDataModule([{"item_id": [1, 2, 3], "timestamp": [1, 2]}]).setup()
 
 

@@ -2,6 +2,7 @@
 
 import warnings
 
+import networkx
 import numpy as np
 import pytest
 import torch
@@ -203,6 +204,8 @@ def test_files_that_cannot_be_read(tmp_path):
     refused("open it with GraphDataModule", tmp_path / "many.npz")
     refused("2 graphs", [tiny_node(), tiny_node()])
     refused("cannot read a graph from int", 7)
+    refused("cannot read a graph from Graph", networkx.path_graph(3))
+    refused("a dict of x, y is no graph", {"x": 1, "y": 2})
     (tmp_path / "empty").mkdir()
     refused("must hold one file ind.NAME.graph", tmp_path / "empty")
 

@@ -1,6 +1,7 @@
 """Grids of molecules by condition."""
 
 import pytest
+from rdkit import Chem
 
 from lightning_synth.errors import ConfigError, DataError
 from lightning_synth.figures import sample_figure
@@ -23,7 +24,12 @@ def test_what_is_no_molecule_is_blank():
     wrong = encode("CC(C)(C)C", TYPES)
     wrong.edge_attr[:] = 1
     assert (molecule_image(wrong, TYPES) == 255).all() and (molecule_image("CCO") < 255).any()
-    molecule_grid([wrong, "C(", "CCO"], schema=TYPES)
+    molecule_grid([wrong, "C(", "CCO", "", None, Chem.MolFromSmiles("CO")], schema=TYPES)
+
+
+def test_lines_below_molecules():
+    bare, told = (molecule_grid(["CCO", "CO", "C"], columns=2, legends=lines) for lines in (None, ["a", "b", "c"]))
+    assert len(told) > len(bare)
 
 
 def test_refusals():
@@ -31,6 +37,8 @@ def test_refusals():
         molecule_grid({"none": []})
     with pytest.raises(ConfigError, match="neither SMILES nor SMARTS"):
         molecule_grid(["CCO"], highlight="not a pattern")
+    with pytest.raises(ConfigError, match="legends of several conditions are a dict"):
+        molecule_grid({"small": ["CCO"]}, legends=["a"])
     with pytest.raises(ConfigError, match="need the schema"):
         molecule_grid([encode("CCO", TYPES)])
 

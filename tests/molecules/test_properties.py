@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rdkit import Chem, RDConfig, rdBase
 from rdkit.Chem import QED, GraphDescriptors, rdMolDescriptors
 from rdkit.Contrib.SA_Score import sascorer
 
+from lightning_synth.errors import DataError
 from lightning_synth.molecules.fragments import brics_fragments
-from lightning_synth.molecules.properties import property_function
+from lightning_synth.molecules.properties import compute_properties, murcko_scaffolds, property_function
 
 #: Atoms alone, ions, dative bonds, several parts, stereo centres, double bonds with a side, bonds with several rules.
 SPECIAL = [
@@ -55,3 +57,10 @@ def test_what_is_kept_with_a_molecule_does_not_outlive_a_change():
     mol.AddBond(3, mol.AddAtom(Chem.Atom("C")), Chem.BondType.SINGLE)
     Chem.SanitizeMol(mol)
     assert property_function("rotatable_bonds")(mol) == 2
+
+
+def test_what_is_no_molecule_has_no_properties():
+    assert np.isnan(compute_properties(["CCO", ""], ["logP", "rings"])).tolist() == [[False, False], [True, True]]
+    for function in (lambda smiles: compute_properties(smiles, ["logP"]), murcko_scaffolds):
+        with pytest.raises(DataError, match="cannot read the SMILES 'C1CC'"):
+            function(["CCO", "C1CC"])

@@ -160,7 +160,14 @@ def test_fragments():
 
 
 @pytest.mark.parametrize(
-    ("smiles", "match"), [("C(C", "cannot read"), ("", "has no atoms"), ("[NH3]->[Pt]", "dative"), ("C$C", "quadruple")]
+    ("smiles", "match"),
+    [
+        ("C(C", "cannot read"),
+        ("", "has no atoms"),
+        ("[NH3]->[Pt]", "dative"),
+        ("C$C", "quadruple"),
+        (None, "None is neither SMILES nor"),
+    ],
 )
 def test_what_cannot_be_held_is_refused(smiles, match):
     with pytest.raises(DataError, match=match):

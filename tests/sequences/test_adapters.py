@@ -158,3 +158,7 @@ def test_replay_transform_fits_and_runs_in_a_chain():
 def test_replay_transform_names_what_is_missing():
     with pytest.raises(DataError, match="no 'item_id' or no 'item_id_mask'"):
         ReplayTransform(["crop"], num_items=3)({"item_id": torch.ones(1, 2)})
+
+
+def test_no_sequences_make_empty_files(tmp_path):
+    assert to_text([], tmp_path / "a.txt").read_text() == to_pairs_text([], tmp_path / "b.txt").read_text() == ""

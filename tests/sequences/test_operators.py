@@ -288,6 +288,8 @@ def test_what_cannot_be_made_is_refused():
         make_operators([3])
     with pytest.raises(ConfigError, match="ratio must lie in"):
         make_operators({"mask": {"ratio": 1.5}})
+    with pytest.raises(ConfigError, match="mask token 99 has no place beside items 1..4"):
+        Mask(token=99).fit([], {"vocab_size": 4})
     with pytest.raises(ConfigError, match="prob must be in"):
         Augmentation(["crop"], prob=[0.5, 0.5])
     with pytest.raises(ConfigError, match="length must be at least 2"):

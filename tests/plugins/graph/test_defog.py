@@ -207,7 +207,18 @@ def test_graphs_of_one_node_are_possible():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"process": "ddpm"}, {"prior": "normal"}, {"train_distortion": "x"}, {"distortion": "x"}, {"eta": -1.0}],
+    [
+        {"process": "ddpm"},
+        {"prior": "normal"},
+        {"train_distortion": "x"},
+        {"distortion": "x"},
+        {"eta": -1.0},
+        {"heads": 0},
+        {"d_edge": 0},
+        {"rrwp_steps": 0},
+        {"dropout": -0.1},
+        {"condition_dropout": 2.0},
+    ],
     ids=lambda wrong: next(iter(wrong)),
 )
 def test_bad_settings_are_refused(wrong):

@@ -190,6 +190,8 @@ def test_samples_contain_their_prompt():
     prompts = [g for g in model.sample(60, seed=5).items() if g.num_nodes <= 6][:3]
     assert len(prompts) == 3 and any(g.num_edges for g in prompts)
     samples = model.sample(30, seed=6, prompt=prompts).items()
+    batched = model.sample(30, seed=6, prompt=collate(prompts, TYPED)).items()
+    assert all(a.edge_index.equal(b.edge_index) for a, b in zip(samples, batched, strict=True))
     assert any(item.num_nodes > 6 for item in samples)
     for i, item in enumerate(samples):
         prompt = prompts[i % 3]
@@ -213,6 +215,9 @@ def test_prompts_that_cannot_be():
         model.sample(2, prompt=untyped)
     with pytest.raises(ConfigError, match=r"prompt 0 does not satisfy Tree\(\)"):
         untrained().sample(2, prompt=whole, constraint=Tree())
+    for prompt in (nx.path_graph(3), "path", [[0, 1]]):
+        with pytest.raises(DataError, match="a prompt is a PyG Data"):
+            model.sample(2, prompt=prompt)
     with pytest.raises(ConfigError, match="leaves no room"):
         untrained(max_length=16).sample(2, prompt=whole)
 

@@ -335,6 +335,8 @@ def test_bad_edits_are_refused(untrained):
         untrained.optimise(["CCCCCCC"])
     with pytest.raises(DataError, match="'S'"):
         untrained.optimise(["CCS"])
+    with pytest.raises(ConfigError, match="list of molecules"):
+        untrained.optimise("CCO")
     with pytest.raises(DataError, match="cannot read"):
         untrained.optimise(["C1CC"])
 

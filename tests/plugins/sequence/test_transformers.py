@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lightning_synth.datamodules.interactions import InteractionDataModule
-from lightning_synth.errors import ConfigError
+from lightning_synth.errors import ConfigError, DataError
 from lightning_synth.plugins.sequence.autoregressive import draw_items, draw_rows, extend, nucleus
 from lightning_synth.plugins.sequence.embedding_diffusion import EmbeddingDiffusion, item_vectors
 from lightning_synth.plugins.sequence.prior_transformer import PriorTransformer
@@ -93,6 +93,8 @@ def test_given_users_are_extended_in_turn(trained, cls: type) -> None:
     rows = trained[cls].sample(5, init=given).items()
     own = [item["item_id"][~item["item_is_synthetic"]].tolist() for item in rows]
     assert own == [[3, 4], [9, 10, 11], [3, 4], [9, 10, 11], [3, 4]]
+    with pytest.raises(DataError, match="init has item 9999"):
+        trained[cls].sample(1, init=SequenceItems.from_lists([[3, 9999]]))
 
 
 def test_extended_users_have_the_lengths_of_longer_ones(trained, data) -> None:

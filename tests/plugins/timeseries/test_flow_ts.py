@@ -157,6 +157,33 @@ def test_wrong_imputation_input_is_named(fitted: FlowTS) -> None:
         FlowTS(schema=fitted.schema, observed=0.0, **TINY).impute(torch.zeros(1, 2, 24), torch.ones(1, 2, 24))
 
 
+def test_conditions_of_imputed_windows_are_one_for_all_or_one_each(fitted: FlowTS) -> None:
+    x, mask = waves(4).tensors["x"], torch.ones(4, 1, 24, dtype=torch.bool)
+    mask[..., 6:] = False
+    alike = [fitted.impute(x, mask, n=2, condition={"label": label}) for label in (1, torch.tensor(1), [1] * 4)]
+    assert torch.equal(alike[0], alike[1]) and torch.equal(alike[0], alike[2])
+    with pytest.raises(ConfigError, match="3 values for 4 windows"):
+        fitted.impute(x, mask, n=2, condition={"label": [0, 1, 0]})
+    with pytest.raises(ConfigError, match="at least 1, got 0"):
+        fitted.impute(x, mask, n=0)
+    for wrong in (torch.zeros(2, 2, 25), torch.zeros(2, 6)):
+        with pytest.raises(DataError, match="forecast needs x"):
+            fitted.forecast(wrong)
+
+
+def test_windows_to_start_from_may_be_an_array(fitted: FlowTS) -> None:
+    x = waves(4).tensors["x"]
+    strided = x.double().transpose(1, 2).contiguous().transpose(1, 2)
+    given = [fitted.sample(4, init=init, strength=0.2).data["x"] for init in ({"x": x}, x.numpy(), strided)]
+    assert torch.equal(given[0], given[1]) and torch.equal(given[0], given[2])
+    with pytest.raises(DataError, match=r"shape \(2, 8\); the model makes \(2, 24\)"):
+        fitted.sample(4, init=x[..., :8])
+    with pytest.raises(DataError, match="not finite"):
+        fitted.sample(4, init=torch.where(x > 55, torch.nan, x).numpy())
+    with pytest.raises(ConfigError, match="num_steps must be at least 1"):
+        fitted.sample(4, num_steps=0)
+
+
 def test_observations_are_points_or_a_beginning() -> None:
     mask = random_observations(torch.Size((400, 2, 24)), KeyedRNG(3))
     beginning = (mask == mask.cummin(dim=-1).values).all(-1).all(-1)
@@ -232,8 +259,16 @@ def test_ragged_windows_keep_their_masks() -> None:
     quiet_trainer(max_steps=150).fit(model, datamodule=module_of(ragged))
     batch = model.sample(32).data
     seen = batch["mask"].sum(1).float()
+    # All training windows end early, none has holes: so do the sampled ones.
+    assert torch.equal(batch["mask"], torch.arange(24) < seen[:, None])
     assert batch["mask"].dtype == torch.bool and 14 < float(seen.mean()) < 22
     assert float((batch["x"] * ~batch["mask"][:, None]).abs().max()) == 0
+    real = ragged.tensors["x"].transpose(0, 1).flatten(1)
+    sampled = batch["x"].transpose(0, 1)[:, batch["mask"]]
+    assert not any(bool(torch.isin(s, r).any()) for s, r in zip(sampled, real, strict=True))
+    # What is imputed has a value at every step, also where such windows usually end.
+    future = model.forecast(ragged.tensors["x"][:32, :, :6], seed=1)[:, 0, :, 12:]
+    assert float(future.diff(dim=-1).abs().amin(-1).mean()) > 0.05
 
 
 @pytest.mark.parametrize(("channels", "length"), [(1, 1), (1, 3), (2, 1024)])
@@ -247,6 +282,22 @@ def test_extreme_shapes(channels: int, length: int) -> None:
 
 
 def test_wrong_settings_are_refused() -> None:
-    for wrong in ({"solver": "rk4"}, {"num_steps": 0}, {"d_model": 30}, {"observed": 1.0}, {"holdout": 0.9}):
-        with pytest.raises(ConfigError):
+    wrongs: list[dict[str, Any]] = [
+        {"solver": "rk4"},
+        {"num_steps": 0},
+        {"d_model": 30},
+        {"heads": 0},
+        {"depth": 0},
+        {"observed": 1.0},
+        {"holdout": 0.9},
+        {"patch_size": 0},
+        {"spectrum_weight": -1.0},
+        {"condition_dropout": -0.1},
+        {"condition_dropout": 1.5},
+        {"ema_decay": 2.0},
+        {"guidance_interval": [0.1]},
+        {"time_scale": -1.0},
+    ]
+    for wrong in wrongs:
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
             FlowTS(**wrong)

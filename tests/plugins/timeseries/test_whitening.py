@@ -107,3 +107,13 @@ def test_normal_scores_of_a_skewed_column_and_of_an_atom() -> None:
     assert float(scores.inverse(torch.tensor([[0.0, -0.5]]))[0, 1]) == pytest.approx(0, abs=1e-6)
     assert float(scores.inverse(torch.tensor([[0.0, -0.1]]))[0, 1]) > 0
     assert float((scores.inverse(z) - x).abs().max()) < 0.5
+
+
+def test_padding_does_not_make_a_channel_look_quantised() -> None:
+    x = walks()
+    mask = torch.arange(24) < (8 + torch.arange(len(x)) % 8)[:, None]
+    levels = Levels(3)
+    levels.fit(x * mask[:, None], mask)
+    assert not bool(levels.count.any())
+    levels.fit(x.round() * mask[:, None], mask)
+    assert levels.count.tolist() == [len((x.round()[:, i])[mask].unique()) for i in range(3)]
