@@ -15,14 +15,23 @@ from torch.utils.data import DataLoader
 from lightning_synth.datamodules.base import EpochSampler, ItemsDataModule, Splits
 from lightning_synth.datamodules.graph_readers import GraphSource, read_graphs
 from lightning_synth.datamodules.procedural import PROCEDURAL
+from lightning_synth.datamodules.splits import (
+    PARTS,
+    PUBLISHED_SPLITS,
+    TEST,
+    TRAIN,
+    UNUSED,
+    VAL,
+    published_split,
+    split_by_rows,
+    stratified_split,
+)
 from lightning_synth.datamodules.windows import draw_shots, left_out
 from lightning_synth.errors import ConfigError, DataError
 from lightning_synth.schema import describe, item_hashes
 
-_PARTS = ("train", "val", "test")
 #: Rules of validity that the metrics know.
 _RULES = ("planar", "tree", "lobster", "sbm", "connected")
-_TRAIN, _VAL, _TEST, _UNUSED = 0, 1, 2, -1
 #: Fields of a graph, of a batch of them, and of what models make of their conditions.
 _RESERVED = frozenset(
     "x y label edge_index edge_attr edge_weight pos num_nodes batch ptr is_synthetic weight keep".split()
@@ -33,81 +42,6 @@ _DEFAULT_FRACTIONS = (0.64, 0.16, 0.2)
 _OUTLIER = 20
 #: Spread of the sizes by which buckets are sorted, so that neighbours change from epoch to epoch.
 _JITTER = 0.1
-
-
-def published_split(name: str, count: int) -> np.ndarray:
-    """Return a split of the literature, which depends on the order of the graphs in their published file.
-
-    Args:
-        name: ``spectre``: torch.randperm, seed 1234, 64/16/20 % (Martinkus et al. 2022; also what Bergmeister et al.
-            2024 and DeFoG use for planar and SBM graphs). ``digress``: seed 0 (Vignac et al. 2023), drawn over 200
-            graphs whatever the file holds, as their code does: 68/15/17 of 100 community graphs. ``bergmeister``: 64,
-            16, 20 % one after the other, as in their tree set. ``gdss``: the first 20 % are test graphs, the others
-            train (Jo et al. 2022).
-        count: Number of graphs.
-
-    Returns:
-        int64 (graphs,): 0 training, 1 validation, 2 test.
-
-    Raises:
-        ConfigError: If the name is unknown.
-
-    Example:
-        >>> np.bincount(published_split("spectre", 200)).tolist()
-        [128, 32, 40]
-    """
-    test = round(0.2 * count)
-    if name == "gdss":
-        return np.where(np.arange(count) < test, _TEST, _TRAIN)
-    total = max(count, 200) if name == "digress" else count
-    if name == "bergmeister":
-        order = np.arange(count)
-    elif name in ("spectre", "digress"):
-        seed = 1234 if name == "spectre" else 0
-        order = torch.randperm(total, generator=torch.Generator().manual_seed(seed)).numpy()
-    else:
-        raise ConfigError(f"no published split {name!r}; known: {', '.join(PUBLISHED_SPLITS)}")
-    test = round(0.2 * total)
-    train = round(0.8 * (total - test))
-    part = np.empty(total, np.int64)
-    part[order] = np.repeat([_TRAIN, _VAL, _TEST], [train, total - test - train, test])
-    return part[:count]
-
-
-PUBLISHED_SPLITS = ("spectre", "digress", "bergmeister", "gdss")
-
-
-def stratified_split(
-    labels: np.ndarray, fractions: Sequence[float], seed: int = 0, groups: np.ndarray | None = None
-) -> np.ndarray:
-    """Split within each class; a group is never on two sides.
-
-    Args:
-        labels: int64 (graphs,).
-        fractions: Of training, validation and test; they add up to 1.
-        seed: Of the draw.
-        groups: int64 (graphs,), e.g. one number for each set of identical graphs; None: every graph is its own.
-
-    Returns:
-        int64 (graphs,): 0 training, 1 validation, 2 test.
-
-    Example:
-        >>> stratified_split(np.array([0, 0, 0, 0, 1, 1]), (0.5, 0.0, 0.5)).reshape(2, 3).sum()
-        np.int64(6)
-    """
-    if len(fractions) != 3 or min(fractions) < 0 or not np.isclose(sum(fractions), 1) or fractions[0] <= 0:
-        raise ConfigError(f"split fractions must be (train, val, test), add up to 1 and train > 0, got {fractions}")
-    groups = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    first, size = np.unique(groups, return_index=True, return_counts=True)[1:]
-    part = np.empty(len(size), np.int64)
-    for label in np.unique(labels[first]):
-        index = np.random.default_rng((seed, int(label))).permutation(np.flatnonzero(labels[first] == label))
-        total = size[index].sum()
-        val, test = (round(share * total) for share in fractions[1:])
-        bounds = np.array([total - val - test, total - test])
-        # A group goes where its first graph falls.
-        part[index] = np.searchsorted(bounds, size[index].cumsum() - size[index], side="right")
-    return part[groups]
 
 
 class BucketSampler(EpochSampler):
@@ -238,8 +172,8 @@ class GraphDataModule(ItemsDataModule):
         items = self._with_conditions(table.items(self.x, self.edge_attr))
         labels = table.y if source.class_names and table.y is not None else np.zeros(len(items), np.int64)
         part = self._without_unusable(self._parts(source, items, labels), table.num_nodes)
-        rows = np.flatnonzero(part == _TRAIN)
-        part[rows[left_out(labels[rows], source.class_names, self.imbalance, self.draw)]] = _UNUSED
+        rows = np.flatnonzero(part == TRAIN)
+        part[rows[left_out(labels[rows], source.class_names, self.imbalance, self.draw)]] = UNUSED
         part = self._few(part, labels)
         # Types are those of the whole set: one that only a test graph has is no unknown type.
         whole = describe(items, "graph")
@@ -248,7 +182,7 @@ class GraphDataModule(ItemsDataModule):
             known["class_names"] = source.class_names
         if rule := self.validity or (self.source if self._is_procedural and self.source in _RULES else None):
             known["validity"] = rule
-        train, val, test = ([items[i] for i in np.flatnonzero(part == code)] for code in (_TRAIN, _VAL, _TEST))
+        train, val, test = ([items[i] for i in np.flatnonzero(part == code)] for code in (TRAIN, VAL, TEST))
         if not train:
             raise DataError("the split leaves 0 training graphs")
         self._warn_memory(train)
@@ -294,42 +228,43 @@ class GraphDataModule(ItemsDataModule):
                 stored = f"the source stores {', '.join(sorted(source.splits)) or 'no splits'}"
                 raise ConfigError(f"no split {split!r}: {stored}; published ones: {', '.join(PUBLISHED_SPLITS)}")
             split = _DEFAULT_FRACTIONS
-        values = [split.get(name, ()) for name in _PARTS] if isinstance(split, Mapping) else list(split)
+        values = list(split.values() if isinstance(split, Mapping) else split)
         if all(np.ndim(value) == 0 for value in values):
-            return stratified_split(labels, [float(value) for value in values], self.seed, _identical(items))
-        return _by_index(values, len(items))
+            fractions = split if not isinstance(split, Mapping) else [split.get(name, 0.0) for name in PARTS]
+            return stratified_split(labels, [float(share) for share in fractions], self.seed, _identical(items))
+        return split_by_rows(split, len(items), "graph")
 
     def _without_unusable(self, part: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         """Leave out graphs without nodes, and those above the limit."""
         part = part.copy()
-        empty = np.flatnonzero((sizes == 0) & (part != _UNUSED))
+        empty = np.flatnonzero((sizes == 0) & (part != UNUSED))
         if len(empty):
             if not self.repair:
                 raise DataError(f"graph {empty[0]} has 0 nodes ({len(empty)} such graphs)")
             warnings.warn(f"{len(empty)} graphs have 0 nodes (the first is graph {empty[0]}): left out", stacklevel=2)
-            part[empty] = _UNUSED
-        large = np.flatnonzero((sizes > (self.max_nodes or np.inf)) & (part != _UNUSED))
+            part[empty] = UNUSED
+        large = np.flatnonzero((sizes > (self.max_nodes or np.inf)) & (part != UNUSED))
         if len(large):
-            counts = ", ".join(f"{(part[large] == code).sum()} {name}" for code, name in enumerate(_PARTS))
+            counts = ", ".join(f"{(part[large] == code).sum()} {name}" for code, name in enumerate(PARTS))
             message = f"{len(large)} graphs have more than max_nodes={self.max_nodes} nodes ({counts})"
             if self.oversize == "error":
                 first = large[sizes[large].argmax()]
                 raise DataError(f"{message}, the largest is graph {first} with {sizes[first]}; or use oversize='drop'")
             warnings.warn(f"{message}: left out", stacklevel=2)
-            part[large] = _UNUSED
+            part[large] = UNUSED
         return part
 
     def _few(self, part: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Keep the shots; the others validate where nothing else does."""
         if self.shots is None:
             return part
-        train = np.flatnonzero(part == _TRAIN)
+        train = np.flatnonzero(part == TRAIN)
         short = [label for label in np.unique(labels[train]) if (labels[train] == label).sum() < self.shots]
         if short:
             warnings.warn(f"class {short} has fewer than {self.shots} training graphs; all are used", stacklevel=2)
         chosen = train[draw_shots(labels[train], self.shots, self.draw)]
-        part[train] = _UNUSED if (part == _VAL).any() else _VAL
-        part[chosen] = _TRAIN
+        part[train] = UNUSED if (part == VAL).any() else VAL
+        part[chosen] = TRAIN
         return part
 
     def dense_memory(self, channels: int = 64, layers: int = 8) -> int:
@@ -386,25 +321,6 @@ def _identical(items: Sequence[Any]) -> np.ndarray:
     for item in bare:
         item.y = None
     return item_hashes(bare, {"domain": "graph"})
-
-
-def _by_index(lists: Sequence[Any], count: int) -> np.ndarray:
-    """A split given as index lists, of training, (validation,) test."""
-    if not 2 <= len(lists) <= 3:
-        raise ConfigError(f"split must be three index lists (train, val, test) or fractions, got {len(lists)} entries")
-    named = dict(zip(_PARTS, lists if len(lists) == 3 else (lists[0], (), lists[1]), strict=True))
-    part = np.full(count, _UNUSED)
-    for code, (name, index) in enumerate(named.items()):
-        given = np.asarray(index).reshape(-1)
-        # A mask chooses the graphs where it is True.
-        rows = (np.flatnonzero(given) if given.dtype == bool and len(given) == count else given).astype(np.int64)
-        if len(rows) and not 0 <= rows.min() <= rows.max() < count:
-            raise ConfigError(f"split: {name} names graph {rows.min() if rows.min() < 0 else rows.max()} of {count}")
-        twice = rows[part[rows] != _UNUSED]
-        if len(twice):
-            raise ConfigError(f"split: graph {twice[0]} is in {_PARTS[part[twice[0]]]} and in {name}")
-        part[rows] = code
-    return part
 
 
 def _dense_memory(train: Sequence[Any], batch_size: int, channels: int = 64, layers: int = 8) -> int:

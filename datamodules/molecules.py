@@ -16,16 +16,22 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_synth.datamodules.base import ItemsDataModule, Splits
-from lightning_synth.datamodules.graphs import stratified_split
+from lightning_synth.datamodules.splits import (
+    PARTS,
+    TEST,
+    TRAIN,
+    UNUSED,
+    VAL,
+    scaffold_split,
+    split_by_rows,
+    stratified_split,
+)
 from lightning_synth.datamodules.windows import draw_shots, left_out
 from lightning_synth.errors import ConfigError, DataError
 from lightning_synth.molecules.properties import compute_properties, murcko_scaffolds
 from lightning_synth.molecules.representation import BOND_TYPES, Fragments, to_smiles
 from lightning_synth.molecules.table import MoleculeItems, MoleculeTable, read_table
 
-_PARTS = ("train", "val", "test")
-_TRAIN, _VAL, _TEST, _UNUSED = 0, 1, 2, -1
-_NAMES = {"train": "training", "val": "validation", "test": "test"}
 _SHOWN = 10
 #: Molecules whose way there and back is checked when a data set is loaded.
 _CHECKED = 1000
@@ -230,21 +236,21 @@ class MoleculeDataModule(ItemsDataModule):
         targets = source.targets[table.row]
         classes, labels = self._classes(targets)
         part = self._parts(table, source, labels)
-        part[labels == _UNUSED] = _UNUSED
+        part[labels == UNUSED] = UNUSED
         part = self._without_large(table, part)
         part = self._duplicates(table, part)
-        train = np.flatnonzero(part == _TRAIN)
+        train = np.flatnonzero(part == TRAIN)
         if not len(train):
             raise DataError("the split leaves 0 training molecules")
         # Of the whole training split, so that neither schema nor test set depend on the shots.
         atom_types = list(self.atom_types or table.vocabulary(train))
         part = self._without_unknown(table, part, atom_types)
-        train = np.flatnonzero(part == _TRAIN)
-        part[train[left_out(labels[train], classes, self.imbalance, self.draw)]] = _UNUSED
+        train = np.flatnonzero(part == TRAIN)
+        part[train[left_out(labels[train], classes, self.imbalance, self.draw)]] = UNUSED
         part = self._few(part, labels)
-        _warn_of_empty_classes(labels[part == _TRAIN], classes)
+        _warn_of_empty_classes(labels[part == TRAIN], classes)
         names, columns = self._columns(table, targets, labels, source.text)
-        indices = (np.flatnonzero(part == code) for code in (_TRAIN, _VAL, _TEST))
+        indices = (np.flatnonzero(part == code) for code in (TRAIN, VAL, TEST))
         items = [MoleculeItems(table, index, atom_types, BOND_TYPES, columns) for index in indices]
         self._print_coverage(table, items[0], len(source.molecules))
         known: dict[str, Any] = {
@@ -365,7 +371,7 @@ class MoleculeDataModule(ItemsDataModule):
             raise DataError(f"target {self.targets[0]!r} has {len(found)} classes; a classification needs two")
         if not known.all():
             warnings.warn(f"{(~known).sum()} molecules have no {self.targets[0]!r}: left out", stacklevel=2)
-        labels = np.where(known, np.searchsorted(found, np.where(known, values, found[0])), _UNUSED)
+        labels = np.where(known, np.searchsorted(found, np.where(known, values, found[0])), UNUSED)
         return [self._words[int(value)] if self._words else f"{value:g}" for value in found], labels
 
     def _report_failures(self, table: MoleculeTable, count: int) -> None:
@@ -397,30 +403,30 @@ class MoleculeDataModule(ItemsDataModule):
             if source.file is None:
                 raise ConfigError("split='file' needs several files; the last one tests")
             is_test = source.file == source.file.max()
-            part: np.ndarray = np.where(is_test, _TEST, _TRAIN)[table.row]
-            train = np.flatnonzero(part == _TRAIN)
+            part: np.ndarray = np.where(is_test, TEST, TRAIN)[table.row]
+            train = np.flatnonzero(part == TRAIN)
             share = self.fractions[1] / (self.fractions[0] + self.fractions[1])
             shuffled = np.random.default_rng(self.seed).permutation(train)
-            part[shuffled[: round(share * len(train))]] = _VAL
+            part[shuffled[: round(share * len(train))]] = VAL
             return part
         return np.asarray(_given_split(split, len(source.molecules))[table.row])
 
     def _without_large(self, table: MoleculeTable, part: np.ndarray) -> np.ndarray:
-        large = np.flatnonzero((table.sizes > (self.max_atoms or np.inf)) & (part != _UNUSED))
+        large = np.flatnonzero((table.sizes > (self.max_atoms or np.inf)) & (part != UNUSED))
         if not len(large):
             return part
-        counts = ", ".join(f"{(part[large] == code).sum()} {name}" for code, name in enumerate(_PARTS))
+        counts = ", ".join(f"{(part[large] == code).sum()} {name}" for code, name in enumerate(PARTS))
         message = f"{len(large)} molecules have more than max_atoms={self.max_atoms} heavy atoms ({counts})"
         if self.oversize == "error":
             first = large[table.sizes[large].argmax()]
             raise DataError(f"{message}, the largest is row {table.row[first]} with {table.sizes[first]}")
         warnings.warn(f"{message}: left out", stacklevel=2)
-        part[large] = _UNUSED
+        part[large] = UNUSED
         return part
 
     def _duplicates(self, table: MoleculeTable, part: np.ndarray) -> np.ndarray:
         """Count, or leave out, molecules that occur again; test molecules win over validation over training."""
-        used = np.flatnonzero(part != _UNUSED)
+        used = np.flatnonzero(part != UNUSED)
         order = used[np.lexsort([used, -part[used]])]
         same = np.unique([table.smiles[i] for i in order], return_inverse=True)[1]
         first = np.full(same.max() + 1 if len(same) else 0, -1)
@@ -432,7 +438,7 @@ class MoleculeDataModule(ItemsDataModule):
                 warnings.warn(
                     f"{len(again)} molecules occur again ({len(across)} across splits): dropped", stacklevel=2
                 )
-            part[again] = _UNUSED
+            part[again] = UNUSED
         elif len(across):
             warnings.warn(
                 f"{len(across)} molecules of training or validation are also in a later split (without "
@@ -444,16 +450,16 @@ class MoleculeDataModule(ItemsDataModule):
     def _few(self, part: np.ndarray, labels: np.ndarray) -> np.ndarray:
         if self.shots is None:
             return part
-        train = np.flatnonzero(part == _TRAIN)
+        train = np.flatnonzero(part == TRAIN)
         short = [int(label) for label in np.unique(labels[train]) if (labels[train] == label).sum() < self.shots]
         if short:
             warnings.warn(f"class {short} has fewer than {self.shots} training molecules; all are used", stacklevel=2)
-        part[train] = _UNUSED
-        part[train[draw_shots(labels[train], self.shots, self.draw)]] = _TRAIN
+        part[train] = UNUSED
+        part[train[draw_shots(labels[train], self.shots, self.draw)]] = TRAIN
         return part
 
     def _without_unknown(self, table: MoleculeTable, part: np.ndarray, atom_types: Sequence[str]) -> np.ndarray:
-        unknown = {i: name for i, name in table.unknown(atom_types).items() if part[i] != _UNUSED}
+        unknown = {i: name for i, name in table.unknown(atom_types).items() if part[i] != UNUSED}
         if not unknown:
             return part
         first, names = min(unknown), ", ".join(sorted(set(unknown.values())))
@@ -461,10 +467,10 @@ class MoleculeDataModule(ItemsDataModule):
             f"{len(unknown)} molecules have atom types that training lacks ({names}; "
             f"the first is row {table.row[first]}, {table.smiles[first]!r})"
         )
-        if self.unknown == "raise" or any(part[i] == _TRAIN for i in unknown):
+        if self.unknown == "raise" or any(part[i] == TRAIN for i in unknown):
             raise DataError(message)
         warnings.warn(f"{message}: left out of validation and test", stacklevel=2)
-        part[list(unknown)] = _UNUSED
+        part[list(unknown)] = UNUSED
         return part
 
     # ------------------------------------------------------------------------------------------------- describing
@@ -499,78 +505,31 @@ class MoleculeDataModule(ItemsDataModule):
         )
 
 
-def scaffold_split(
-    scaffolds: Sequence[str], fractions: Sequence[float] = (0.8, 0.1, 0.1), order: np.random.Generator | None = None
-) -> np.ndarray:
-    """Split whole scaffolds, the most frequent ones first, as MoleculeNet does (Wu et al. 2018, arXiv 1703.00564).
-
-    Of equally frequent ones that which occurs latest in the file comes first, as in the published code: where a file
-    is sorted by label, such as BBBP, it decides what is tested.
-
-    Args:
-        scaffolds: Scaffold of every molecule; those without rings (empty) count as one.
-        fractions: Of training, validation and test.
-        order: Take scaffolds in random order instead; test scaffolds are then not only the rare ones.
-
-    Returns:
-        int64 (molecules,): 0 training, 1 validation, 2 test.
-
-    Example:
-        >>> scaffold_split(["a", "b", "a", "c", "a"], (0.6, 0.2, 0.2)).tolist()
-        [0, 2, 0, 1, 0]
-    """
-    if len(fractions) != 3 or min(fractions) < 0 or not np.isclose(sum(fractions), 1) or fractions[0] <= 0:
-        raise ConfigError(f"fractions must be (train, val, test), add up to 1 and train > 0, got {fractions}")
-    _, first, group = np.unique(np.asarray(scaffolds, dtype=str), return_index=True, return_inverse=True)
-    size = np.bincount(group)
-    turn = np.lexsort([-first, -size]) if order is None else order.permutation(len(size))
-    limits, total = np.cumsum(fractions)[:2] * len(scaffolds), np.zeros(3)
-    part = np.full(len(size), _TEST)
-    for number in turn:
-        if not total[_TRAIN] or total[_TRAIN] + size[number] <= limits[0]:
-            part[number] = _TRAIN
-        elif total[_TRAIN] + total[_VAL] + size[number] <= limits[1]:
-            part[number] = _VAL
-        total[part[number]] += size[number]
-    return part[group]
-
-
 def _given_split(split: Any, count: int) -> np.ndarray:
     """A split given by rows of the source, or a JSON file of such rows."""
     if isinstance(split, (str, os.PathLike)):
-        path = Path(split)
-        if path.suffix != ".json":
-            raise ConfigError(
-                f"no split {str(split)!r}: scaffold, random_scaffold, random, file, row lists or a JSON file"
-            )
-        if not path.is_file():
-            raise DataError(f"no file {path}")
-        try:
-            split = json.loads(path.read_text())
-        except ValueError as error:
-            raise DataError(f"{path} is no JSON file: {error}") from error
-        if isinstance(split, dict) and not set(split) & set(_PARTS):
-            split = next(iter(split.values()))
-        if not isinstance(split, dict):
-            # The files of GDSS list test rows, partly as strings.
-            test = np.array([int(row) for row in split])
-            split = {"train": np.setdiff1d(np.arange(count), test), "test": test}
-    lists = [split.get(name, ()) for name in _PARTS] if isinstance(split, Mapping) else list(split)
-    if len(lists) != 3:
-        raise ConfigError(f"split must be three lists of rows (train, val, test), got {len(lists)}")
-    if all(np.ndim(rows) == 0 for rows in lists):
-        raise ConfigError(f"split={tuple(lists)} are no rows; fractions go to fractions=, with split='random'")
-    part = np.full(count, _UNUSED)
-    for code, (name, rows) in enumerate(zip(_PARTS, lists, strict=True)):
-        index = _rows(rows, count)
-        if len(index) and not 0 <= index.min() <= index.max() < count:
-            wrong = index.min() if index.min() < 0 else index.max()
-            raise ConfigError(f"split: {_NAMES[name]} names row {wrong}, but there are {count} rows")
-        twice = index[part[index] != _UNUSED]
-        if len(twice):
-            raise ConfigError(f"split: row {twice[0]} is in {_NAMES[_PARTS[part[twice[0]]]]} and in {_NAMES[name]}")
-        part[index] = code
-    return part
+        split = _stored_split(Path(split), count)
+    if not isinstance(split, Mapping) and all(np.ndim(rows) == 0 for rows in split):
+        raise ConfigError(f"split={tuple(split)} are no rows; fractions go to fractions=, with split='random'")
+    return split_by_rows(split, count, "row")
+
+
+def _stored_split(path: Path, count: int) -> dict[str, Any]:
+    if path.suffix != ".json":
+        raise ConfigError(f"no split {str(path)!r}: scaffold, random_scaffold, random, file, row lists or a JSON file")
+    if not path.is_file():
+        raise DataError(f"no file {path}")
+    try:
+        split = json.loads(path.read_text())
+    except ValueError as error:
+        raise DataError(f"{path} is no JSON file: {error}") from error
+    if isinstance(split, dict) and not set(split) & set(PARTS):
+        split = next(iter(split.values()))
+    if not isinstance(split, dict):
+        # The files of GDSS list test rows, partly as strings.
+        test = np.array([int(row) for row in split])
+        split = {"train": np.setdiff1d(np.arange(count), test), "test": test}
+    return dict(split)
 
 
 def _warn_of_empty_classes(labels: np.ndarray, classes: Sequence[str]) -> None:
@@ -578,16 +537,6 @@ def _warn_of_empty_classes(labels: np.ndarray, classes: Sequence[str]) -> None:
     empty = [name for name, count in zip(classes, counts.tolist(), strict=False) if not count]
     if empty:
         warnings.warn(f"no training molecules of class {', '.join(empty)}: it cannot be learned", stacklevel=5)
-
-
-def _rows(rows: Any, count: int) -> np.ndarray:
-    """Row numbers; a mask over all rows is one way to give them."""
-    given = np.asarray(rows)
-    if given.dtype == bool:
-        if given.shape != (count,):
-            raise ConfigError(f"split: a mask has shape {given.shape}, but there are {count} rows")
-        return np.flatnonzero(given)
-    return given.astype(np.int64).reshape(-1)
 
 
 def _is_path(source: Any) -> bool:

@@ -7,8 +7,9 @@ import torch
 from torch_geometric.data import Data
 
 from lightning_synth.datamodules import GraphDataModule
-from lightning_synth.datamodules.graphs import BucketSampler, published_split, stratified_split
+from lightning_synth.datamodules.graphs import BucketSampler
 from lightning_synth.datamodules.procedural import tree_graphs
+from lightning_synth.datamodules.splits import published_split, stratified_split
 from lightning_synth.errors import ConfigError, DataError
 from lightning_synth.schema import item_hashes
 from lightning_synth.testing import check_datamodule, tiny_graphs
@@ -193,9 +194,9 @@ def test_index_lists():
     assert sizes(data) == [2, 0, 1]
     for split, match in (
         (([0, 1], [1], []), "graph 1 is in train and in val"),
-        (([0], [], [6]), "test names graph 6 of 6"),
+        (([0], [], [6]), "test names graph 6, but there are 6 graphs"),
         (([0], [], [-1]), "test names graph -1"),
-        (([0],), "three index lists"),
+        (([0],), "three lists"),
         ((0.5, 0.2, 0.2), "add up to 1"),
         ((0.0, 0.5, 0.5), "train > 0"),
     ):

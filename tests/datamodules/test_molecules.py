@@ -10,7 +10,7 @@ import torch
 from rdkit import Chem
 
 from lightning_synth.datamodules import MixedDataModule, MoleculeDataModule
-from lightning_synth.datamodules.molecules import scaffold_split
+from lightning_synth.datamodules.splits import scaffold_split
 from lightning_synth.errors import ConfigError, DataError
 from lightning_synth.molecules import murcko_scaffolds, to_smiles
 from lightning_synth.pool import SyntheticPool

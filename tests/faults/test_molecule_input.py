@@ -168,8 +168,8 @@ def test_classes_that_are_missing_or_alone(tmp_path):
     ("split", "match"),
     [
         (([0, 1], [2], [6]), "test names row 6, but there are 6 rows"),
-        (([0, 1], [1], [2]), "row 1 is in training and in validation"),
-        (([0, 1], [2]), "three lists"),
+        (([0, 1], [1], [2]), "row 1 is in train and in val"),
+        (([0, 1],), "three lists"),
         ((0.8, 0.1, 0.1), "fractions go to fractions="),
         ("butina", "no split 'butina'"),
         (([], [], [1]), "0 training molecules"),
